@@ -1,1 +1,8 @@
-//! placeholder
+//! `longshore-agent`: containerd's mirror on a node.
+//!
+//! Front doors (`mirror`, `control`) lead to `pull`, which fetches an image or a blob once however
+//! many ask; `pull` leads to `swarm`, which decides where each piece comes from, and that to
+//! `origin` and `store`. Nothing points back.
+
+pub mod origin;
+pub mod pull;

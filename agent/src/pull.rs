@@ -1,0 +1,3 @@
+//! An image, a blob, fetched once however many ask.
+
+pub mod ledger;
