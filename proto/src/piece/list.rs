@@ -16,10 +16,12 @@ const LARGE_BLOB_BYTES: u64 = 1024 * 1024 * 1024;
 /// The piece length for a blob of `size` bytes: 256 KiB, 1 MiB or 4 MiB. It depends on nothing
 /// else, so that images which share a layer share its pieces.
 pub const fn piece_bytes_for(size: u64) -> u64 {
-    match size {
-        0..=SMALL_BLOB_BYTES => STATE_INTERVAL_BYTES,
-        ..=LARGE_BLOB_BYTES => 4 * STATE_INTERVAL_BYTES,
-        _ => 16 * STATE_INTERVAL_BYTES,
+    if size <= SMALL_BLOB_BYTES {
+        STATE_INTERVAL_BYTES
+    } else if size <= LARGE_BLOB_BYTES {
+        4 * STATE_INTERVAL_BYTES
+    } else {
+        16 * STATE_INTERVAL_BYTES
     }
 }
 

@@ -36,7 +36,8 @@ impl PieceSet {
             set.words[at / 8] |= u64::from(*byte) << (at % 8 * 8);
         }
         set.held = set.words.iter().map(|word| word.count_ones()).sum();
-        let spill = set.words.last().is_some_and(|w| pieces % 64 != 0 && w >> (pieces % 64) != 0);
+        let spill =
+            set.words.last().is_some_and(|w| !pieces.is_multiple_of(64) && w >> (pieces % 64) != 0);
         (!spill).then_some(set)
     }
 
