@@ -2,5 +2,6 @@
 //!
 //! Nothing in this crate is part of the product, and no product crate depends on it.
 
+pub mod demo;
 pub mod image;
 pub mod testkit;

@@ -1,7 +1,7 @@
 //! Debian packages for the lab, unpacked into its cache and never installed.
 //!
 //! Uses apt's own client with a private configuration per suite (own lists, own sources), so that
-//! neither the machine's lists nor its third-party sources matter. The lists are fetched when they
+//! neither the machine's lists, its third-party sources nor what is installed matter. The lists are fetched when they
 //! are missing, and once more when a listed package is gone from the mirror.
 
 use std::fs;
@@ -68,14 +68,18 @@ impl Apt {
         let sources = home.join("sources.list");
         let line = format!("deb [signed-by={KEYRING}] {} {} main\n", mirror(), suite.name());
         fs::write(&sources, line).during(|| sources.display().to_string())?;
+        let installed = home.join("status");
+        fs::write(&installed, "").during(|| installed.display().to_string())?;
         let configuration = home.join("apt.conf");
         let text = format!(
             "Dir::State::Lists \"{}\";\nDir::Etc::sourcelist \"{}\";\n\
-             Dir::Etc::sourceparts \"-\";\nDir::Cache \"{}\";\n\
+             Dir::State::status \"{}\";\nDir::Etc::sourceparts \"-\";\nDir::Cache \"{}\";\n\
              APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\nAcquire::Retries \"3\";\n\
              Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n",
             lists.display(),
             sources.display(),
+            // What is installed on the machine does not matter.
+            installed.display(),
             home.join("cache").display(),
         );
         fs::write(&configuration, text).during(|| configuration.display().to_string())?;
@@ -84,14 +88,23 @@ impl Apt {
 
     /// The package that the suite has now, by its lists.
     pub fn candidate(&self, name: &str) -> Result<Package> {
+        let mut found = self.candidates(&[name])?;
+        found.pop().ok_or_else(|| LabError::Unexpected(format!("apt-get has no {name}")))
+    }
+
+    /// As [`Apt::candidate`] for several, in their order.
+    pub fn candidates(&self, names: &[&str]) -> Result<Vec<Package>> {
         if !self.has_lists() {
             self.update()?;
         }
-        let printed = self.apt_get().args(["download", "--print-uris", name]).run_text()?;
-        parse_uri(name, &printed).ok_or_else(|| LabError::Unavailable {
-            what: format!("the package {name} of {}", self.suite.name()),
-            why: format!("apt-get printed {printed:?}"),
-        })
+        let printed = self.apt_get().args(["download", "--print-uris"]).args(names).run_text()?;
+        let one = |name: &&str| {
+            parse_uri(name, &printed).ok_or_else(|| LabError::Unavailable {
+                what: format!("the package {name} of {}", self.suite.name()),
+                why: format!("apt-get printed {printed:?}"),
+            })
+        };
+        names.iter().map(one).collect()
     }
 
     /// The package's archive in the cache, fetched when it is missing. Blocks.
@@ -142,8 +155,8 @@ impl Apt {
 
 /// `'http://…/containerd_1.6.20%7eds1-1_amd64.deb' containerd_1.6.20%7eds1-1_amd64.deb 259 SHA256:…`
 fn parse_uri(name: &str, printed: &str) -> Option<Package> {
-    let line = printed.lines().find(|line| line.starts_with('\''))?;
-    let file = line.split(' ').nth(1)?;
+    let mut files = printed.lines().filter_map(|line| line.strip_prefix('\'')?.split(' ').nth(1));
+    let file = files.find(|file| file.split('_').next() == Some(name))?;
     let version =
         file.split('_').nth(1)?.replace("%3a", ":").replace("%7e", "~").replace("%2b", "+");
     Some(Package { name: name.to_owned(), version, file: file.to_owned() })

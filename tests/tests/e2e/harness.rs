@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
 
 use futures::FutureExt;
-use longshore_tests::image::{Image, synthetic};
+use longshore_tests::image::{Image, debian, synthetic};
 use longshore_tests::testkit::lab::require_root;
 use longshore_tests::testkit::slots::Slot;
 use longshore_tests::testkit::{
@@ -27,6 +27,14 @@ impl Stage {
     /// containerd 1.6, which the machines under test run.
     pub(crate) async fn parts(&self) -> Result<NodeParts> {
         NodeParts::get(&self.programs, ContainerdVersion::V1_6).await
+    }
+
+    /// The real image of the demo.
+    pub(crate) async fn debian_image(&self) -> Result<Image> {
+        let programs = self.programs.clone();
+        tokio::task::spawn_blocking(move || debian::image(&programs))
+            .await
+            .map_err(|failed| LabError::Unexpected(failed.to_string()))?
     }
 
     /// A small image with layers of these sizes.

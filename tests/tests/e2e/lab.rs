@@ -43,3 +43,25 @@ async fn a_pull_without_an_agent_takes_what_the_shaped_link_takes() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_image_is_large_and_its_programs_run() {
+    in_lab(async |stage| {
+        let image = stage.debian_image().await?;
+        assert!(image.layers.len() >= 10, "{} layers", image.layers.len());
+        assert!(image.bytes() >= 200 * MB, "{} bytes", image.bytes());
+        let host = stage.lab.host("registry", Rate::UNSHAPED)?;
+        let registry = DockerRegistry::start(&host, &stage.programs).await?;
+        let name = format!("{}/lab/debian:1", registry.authority());
+        push(&host, &image, &name).await?;
+        let parts = stage.parts().await?;
+        let node =
+            Node::start(&stage.lab, "node1", Rate::UNSHAPED, &parts, &registry.authority()).await?;
+        node.containerd.cri().pull(&name).await?;
+        let command: Vec<&str> = image.check.command.iter().map(String::as_str).collect();
+        let finished = node.containerd.cri().run(&name, &command).await?;
+        assert_eq!((finished.code, finished.output), (0, image.check.prints.clone()));
+        node.containerd.destroy().await
+    })
+    .await;
+}
