@@ -4,6 +4,11 @@
 //! many ask; `pull` leads to `swarm`, which decides where each piece comes from, and that to
 //! `origin` and `store`. Nothing points back.
 
+pub mod config;
+pub mod identity;
+pub mod notify;
 pub mod origin;
 pub mod pull;
 pub mod store;
+pub mod watchdog;
+pub mod worker;

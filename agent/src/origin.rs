@@ -3,10 +3,19 @@
 //! Owns the seam only. Behind it stand the gRPC and HTTP client and an origin in memory for
 //! tests. It never decides whom to ask or when: that is the swarm's engine.
 
+mod bytes;
+mod client;
+mod metrics;
+mod session;
+
 use std::time::Duration;
 
+pub use client::{ClientConfig, OriginClient};
+pub use metrics::OriginMetrics;
+pub use session::{JoinAs, Membership, Session, Sessions};
+
+use ::bytes::Bytes;
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use longshore_proto::rpc::origin as rpc;
 use longshore_proto::{ByteRange, Digest, RepositoryName};
