@@ -10,5 +10,6 @@ pub mod notify;
 pub mod origin;
 pub mod pull;
 pub mod store;
+pub mod swarm;
 pub mod watchdog;
 pub mod worker;

@@ -1,0 +1,3 @@
+//! The swarm: where each piece comes from, and the peers it is exchanged with.
+
+pub mod transport;
