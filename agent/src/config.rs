@@ -3,7 +3,6 @@
 //! Owns the names and defaults. A value that can not work is refused here, in one line with its
 //! key's name, before anything starts.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +11,8 @@ use longshore_proto::sign::{PublicKey, PublicKeys};
 use longshore_settings::{Kind, Setting, SettingsError};
 use reqwest::Url;
 use serde::Deserialize;
+
+use crate::containerd::{InvalidNamespace, Namespace};
 
 mod raw;
 
@@ -22,6 +23,32 @@ pub const DEFAULT_FILE: &str = "/etc/longshore/agent.toml";
 
 const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
     Setting { key, kind, help }
+}
+
+/// What `remove-hosts` needs; whatever else is wrong with the configuration, hosts.toml must go.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HostsOnly {
+    containerd: HostsDirOnly,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct HostsDirOnly {
+    hosts_dir: PathBuf,
+}
+
+impl Default for HostsDirOnly {
+    fn default() -> Self {
+        Self { hosts_dir: raw::Containerd::default().hosts_dir }
+    }
+}
+
+impl HostsOnly {
+    /// `containerd.hosts_dir`
+    pub fn directory(&self) -> &std::path::Path {
+        &self.containerd.hosts_dir
+    }
 }
 
 /// Every setting of the agent.
@@ -146,10 +173,8 @@ pub struct MirrorConfig {
 pub struct ContainerdConfig {
     /// containerd's `config_path`.
     pub hosts_dir: PathBuf,
-    /// `host[:port]` or `_default`.
-    pub registries: BTreeSet<String>,
-    /// The registry that the origin itself is: `host:port` of its URL.
-    pub origin_host: String,
+    /// Whose pulls go through the mirror.
+    pub registries: Vec<Namespace>,
 }
 
 /// `swarm.*`
@@ -188,12 +213,10 @@ impl TryFrom<RawConfig> for Config {
     fn try_from(raw: RawConfig) -> Result<Self, SettingsError> {
         let origin = origin(&raw)?;
         let mirror = mirror(&raw)?;
-        let origin_host = host_and_port(&origin.url);
         Ok(Self {
             containerd: ContainerdConfig {
-                registries: registries(&raw.containerd.registries, &origin_host)?,
+                registries: registries(&raw.containerd.registries, &origin.url)?,
                 hosts_dir: directory("containerd.hosts_dir", raw.containerd.hosts_dir)?,
-                origin_host,
             },
             origin,
             mirror,
@@ -290,25 +313,12 @@ fn log(raw: raw::Log) -> Result<LogConfig, SettingsError> {
     Ok(LogConfig { filter: raw.filter, format: raw.format })
 }
 
-fn registries(given: &[String], origin_host: &str) -> Result<BTreeSet<String>, SettingsError> {
-    let key = "containerd.registries";
-    for name in given {
-        let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
-        let plain = !name.is_empty() && !name.starts_with('.') && name.chars().all(host);
-        if !plain && name != "_default" {
-            return Err(bad(key, format!("{name:?} is neither host[:port] nor _default")));
-        }
-    }
+fn registries(given: &[String], origin: &Url) -> Result<Vec<Namespace>, SettingsError> {
+    let invalid = |error: InvalidNamespace| bad("containerd.registries", error.to_string());
     if given.is_empty() {
-        return Ok(BTreeSet::from([origin_host.to_owned()]));
+        return Ok(vec![Namespace::of_origin(origin).map_err(invalid)?]);
     }
-    Ok(given.iter().cloned().collect())
-}
-
-/// As containerd writes a registry's host: the port only where it is not the scheme's own.
-fn host_and_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    given.iter().map(|name| name.parse().map_err(invalid)).collect()
 }
 
 fn address(key: &str, text: &str) -> Result<SocketAddr, SettingsError> {

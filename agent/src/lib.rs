@@ -5,6 +5,7 @@
 //! `origin` and `store`. Nothing points back.
 
 pub mod config;
+pub mod containerd;
 pub mod identity;
 pub mod notify;
 pub mod origin;

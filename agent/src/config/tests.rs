@@ -1,5 +1,8 @@
 //! Settings as operators write them, right and wrong.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use clap::Command;
 use longshore_proto::sign::SigningKey;
 
@@ -26,7 +29,7 @@ fn the_defaults_are_the_documented_ones() {
     let config = load(&minimal(), &[]).unwrap();
     assert_eq!(config.mirror.listen, "127.0.0.1:777".parse().unwrap());
     assert_eq!(config.mirror.first_byte_timeout, Duration::from_secs(10));
-    assert_eq!(config.containerd.registries, BTreeSet::from(["10.0.0.1:5000".to_owned()]));
+    assert_eq!(config.containerd.registries, ["10.0.0.1:5000".parse().unwrap()]);
     assert_eq!(config.control_socket, PathBuf::from("/run/longshore/agent.sock"));
     assert_eq!((config.node.pool.as_str(), config.node.name.is_empty()), ("default", false));
     assert!(config.swarm.enabled && config.swarm.advertise.is_none() && !config.mirror.open);
@@ -73,22 +76,52 @@ fn the_required_ones_are_missed_by_name() {
 }
 
 #[test]
-fn the_table_and_the_struct_name_the_same_settings() {
-    let tables = SETTINGS.iter().map(|setting| {
-        let value = match setting.kind {
-            Kind::Text => "\"\"",
-            Kind::Number => "0",
-            Kind::Switch => "false",
-            Kind::List => "[]",
-        };
-        format!("{} = {value}\n", setting.key)
-    });
-    // A key of the table that the struct lacks is an unknown field here.
-    let all: String = tables.collect();
-    let all = all.replace("log.format = \"\"", "log.format = \"text\"");
-    toml::from_str::<RawConfig>(&all).unwrap();
-    // A key of the struct that the table lacks shows as a name too many.
-    let debug = format!("{:?}", toml::from_str::<RawConfig>(&all).unwrap());
-    let fields = debug.matches(": ").count() - debug.matches(" { ").count() + 1;
-    assert_eq!(fields, SETTINGS.len(), "{debug}");
+fn hosts_toml_can_go_whatever_else_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, "nonsense = 1\n[containerd]\nhosts_dir = \"/x\"\n").unwrap();
+    let command = longshore_settings::with_flags(Command::new("agent"), SETTINGS);
+    let matches = command.get_matches_from(["agent"]);
+    let hosts = |path| longshore_settings::load::<HostsOnly>(&matches, SETTINGS, path, |_| None);
+    assert_eq!(hosts(&path).unwrap().directory(), Path::new("/x"));
+    let none = hosts(&directory.path().join("absent")).unwrap();
+    assert_eq!(none.directory(), Path::new("/etc/containerd/certs.d"));
+}
+
+/// `table.key` of every line that sets one, whether or not a `#` stands before it.
+fn template_keys(text: &str) -> BTreeSet<String> {
+    let mut table = "";
+    let mut keys = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            table = name.trim_end_matches(']');
+        } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ")
+            && key.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
+        {
+            keys.insert(format!("{table}.{key}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_table_the_struct_and_the_template_have_the_same_keys_and_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/agent.toml");
+    let template = std::fs::read_to_string(path).unwrap();
+    let table: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
+    assert_eq!(template_keys(&template), table);
+
+    // With every key uncommented, each is a field's, and stands there with its default.
+    let uncommented = |line: &str| match line.strip_prefix('#') {
+        Some(set) if !set.is_empty() && !set.starts_with(' ') => set.to_owned() + "\n",
+        _ => line.to_owned() + "\n",
+    };
+    let all: String = template.lines().map(uncommented).collect();
+    let shape = |text: &str| format!("{:?}", toml::from_str::<RawConfig>(text).unwrap());
+    assert_eq!(shape(&all), shape(&template));
+
+    // Each field of the struct is a key: the fields are the ones printed, less the tables.
+    let tables = all.lines().filter(|line| line.starts_with('[')).count();
+    let fields = shape(&all).matches(": ").count() - tables;
+    assert_eq!(fields, SETTINGS.len(), "{}", shape(&all));
 }
