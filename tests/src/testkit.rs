@@ -29,6 +29,7 @@ pub mod node;
 mod notify;
 pub mod process;
 pub mod programs;
+pub mod proxy;
 pub mod registry;
 pub mod settings;
 pub mod slots;

@@ -91,7 +91,7 @@ pub enum LabError {
 }
 
 /// Adds the subject to an I/O error.
-pub(crate) trait Context<T> {
+pub trait Context<T> {
     /// Names the path or the operation that failed.
     fn during(self, what: impl FnOnce() -> String) -> Result<T>;
 }

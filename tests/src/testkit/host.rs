@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use longshore_proto::{Algorithm, Digest, DigestHasher};
 
 use super::command::Run;
 use super::error::{Context, LabError, Result};
@@ -17,8 +17,10 @@ use super::netns::Namespace;
 use super::process::{Process, Spec};
 use super::sweep;
 
-/// One request to a program's metrics or readiness.
-const HTTP_DEADLINE: Duration = Duration::from_secs(5);
+/// One small request.
+const HTTP_DEADLINE: Duration = Duration::from_secs(15);
+/// One blob over the slowest link of any test.
+const DOWNLOAD_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A host on the lab's wire. Its clones are the same host; it leaves the wire with its lab.
 #[derive(Debug, Clone)]
@@ -126,6 +128,15 @@ impl Host {
         link::set_carrier(&self.inner.lab.hub, &self.inner.port, true)
     }
 
+    /// A file system of this size of its own, to be filled up. It goes with the lab.
+    pub fn small_disk(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        let path = self.inner.directory.join(name);
+        fs::create_dir_all(&path).during(|| path.display().to_string())?;
+        let size = format!("size={bytes}");
+        Run::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).run()?;
+        Ok(path)
+    }
+
     /// Kills every process of this host, containers included.
     pub fn kill_everything(&self) {
         sweep::kill_inside(self.inner.namespace.name());
@@ -133,25 +144,60 @@ impl Host {
 
     /// GET from inside this host: status and body as text.
     pub async fn get(&self, url: &str) -> Result<(u16, String)> {
-        let (status, body) = self.send(reqwest::Method::GET, url, Vec::new()).await?;
+        let (status, body) = self.request(reqwest::Method::GET, url, &[], Vec::new()).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    /// A request without headers from inside this host: status and body.
-    pub async fn send(
+    /// GET with a `Range` header.
+    pub async fn get_range(&self, url: &str, range: &str) -> Result<(u16, Vec<u8>)> {
+        self.request(reqwest::Method::GET, url, &[("range", range)], Vec::new()).await
+    }
+
+    /// A small request from inside this host: status and body.
+    pub async fn request(
         &self,
         method: reqwest::Method,
         url: &str,
+        headers: &[(&'static str, &str)],
         body: Vec<u8>,
     ) -> Result<(u16, Vec<u8>)> {
         let what = format!("{method} {url} on {}", self.inner.role);
         let url = url.to_owned();
+        let headers = headers.iter().map(|&(name, value)| (name, value.to_owned()));
+        let headers: Vec<(&str, String)> = headers.collect();
         let exchange = async move {
-            let client = client()?;
-            let response =
-                client.request(method, url).timeout(HTTP_DEADLINE).body(body).send().await?;
+            let request = client()?.request(method, url).timeout(HTTP_DEADLINE).body(body);
+            let add = |request: reqwest::RequestBuilder, (name, value)| request.header(name, value);
+            let response = headers.into_iter().fold(request, add).send().await?;
             let status = response.status().as_u16();
             Ok::<_, reqwest::Error>((status, response.bytes().await?.to_vec()))
+        };
+        self.inner.namespace.run(exchange).await?.map_err(|source| LabError::Http { what, source })
+    }
+
+    /// GET of something large: status and the digest of the body, which is not kept.
+    pub async fn download_hashed(&self, url: &str) -> Result<(u16, Digest)> {
+        let (status, digest, _) = self.read_body(url).await?;
+        Ok((status, digest))
+    }
+
+    /// GET of something large: status and the body's length.
+    pub async fn download(&self, url: &str) -> Result<(u16, u64)> {
+        let (status, _, bytes) = self.read_body(url).await?;
+        Ok((status, bytes))
+    }
+
+    async fn read_body(&self, url: &str) -> Result<(u16, Digest, u64)> {
+        let what = format!("GET {url} on {}", self.inner.role);
+        let url = url.to_owned();
+        let exchange = async move {
+            let mut response = client()?.get(url).timeout(DOWNLOAD_DEADLINE).send().await?;
+            let (mut hasher, mut bytes) = (DigestHasher::new(Algorithm::Sha256), 0);
+            while let Some(chunk) = response.chunk().await? {
+                hasher.update(&chunk);
+                bytes += chunk.len() as u64;
+            }
+            Ok::<_, reqwest::Error>((response.status().as_u16(), hasher.finish(), bytes))
         };
         self.inner.namespace.run(exchange).await?.map_err(|source| LabError::Http { what, source })
     }
@@ -163,11 +209,6 @@ impl Host {
             return Err(LabError::Unexpected(format!("{url}: status {status}: {body}")));
         }
         Metrics::parse(&body)
-    }
-
-    /// Sends a signal to a program of this host.
-    pub fn signal(&self, process: &Process, signal: Signal) -> Result<()> {
-        process.signal(signal)
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn labs_directory() -> &'static Path {
 }
 
 /// When a process was started, in clock ticks since boot; none when it is gone or a zombie.
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
+pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name, field 2, may hold blanks and parentheses: count from its end.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');

@@ -3,5 +3,14 @@
 //! They need root and say so in one line; none is skipped. Each test has its own lab; `harness`
 //! bounds how many run at once and prints the logs of a lab whose test failed.
 
+mod bad_start;
+mod crash;
 mod harness;
 mod lab;
+mod mirror;
+mod origin_faults;
+mod peers;
+mod proxy;
+mod pull;
+mod registry;
+mod registry_bad_input;
