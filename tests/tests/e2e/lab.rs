@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use longshore_tests::testkit::command::Run;
 use longshore_tests::testkit::name::start_time;
 use longshore_tests::testkit::wait::{Seen, until};
-use longshore_tests::testkit::{DockerRegistry, Host, Lab, Node, Rate, Result, sweep};
+use longshore_tests::testkit::{DockerRegistry, Host, Lab, Node, Rate, sweep};
 use tokio::time::Instant;
 
 use crate::harness::{MB, SOON, in_lab};
@@ -92,7 +92,7 @@ async fn two_labs_use_the_same_addresses_and_do_not_meet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_lab_left_is_swept_and_living_labs_are_not() {
     in_lab(async |stage| {
-        let mut left = OtherLab::make()?;
+        let mut left = OtherLab::make();
         tokio::task::spawn_blocking(sweep::sweep_dead).await.expect("the sweep");
         assert!(left.is_there(), "the lab of a living owner was swept");
         left.owner.kill().expect("our child");
@@ -119,20 +119,20 @@ struct OtherLab {
 }
 
 impl OtherLab {
-    fn make() -> Result<Self> {
+    fn make() -> Self {
         let owner = Command::new("sleep").arg("1000").spawn().expect("sleep");
         let started = start_time(owner.id()).expect("it runs");
         let name = format!("lsl-{}-{started}-0", owner.id());
         let disk = format!("/var/tmp/longshore-lab/{name}/disk");
         std::fs::create_dir_all(&disk).expect("a directory");
-        Run::new("mount").args(["-t", "tmpfs", "tmpfs", &disk]).run()?;
-        Run::new("ip").args(["netns", "add", &format!("{name}-hub")]).run()?;
+        Run::new("mount").args(["-t", "tmpfs", "tmpfs", &disk]).run().expect("a mount");
+        Run::new("ip").args(["netns", "add", &format!("{name}-hub")]).run().expect("a namespace");
         let namespace = format!("--net=/run/netns/{name}-hub");
         let process = Command::new("nsenter").args([&namespace, "sleep", "1000"]).spawn();
         if std::path::Path::new("/sys/fs/cgroup/pids").is_dir() {
             std::fs::create_dir_all(format!("/sys/fs/cgroup/pids/{name}/pod")).expect("a cgroup");
         }
-        Ok(Self { name, owner, process: process.expect("nsenter") })
+        Self { name, owner, process: process.expect("nsenter") }
     }
 
     fn is_there(&self) -> bool {

@@ -1,0 +1,48 @@
+# What to run, and what it needs. `make demo` and `make test` need root: they make namespaces.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := check
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Flags of the demo: see `make demo DEMO_FLAGS=--help`.
+DEMO_FLAGS ?=
+
+.PHONY: demo test check deps build clean-lab deny advisories
+
+## The main job on real input: a table, and target/figures/demo.json.
+demo: deps
+	cargo build --release --workspace --bins
+	$(TARGET)/release/longshore-demo --figures $(TARGET)/figures/demo.json $(DEMO_FLAGS)
+
+## Every test, the end-to-end ones included.
+test: build
+	cargo test --release --workspace --no-fail-fast
+
+## The inner loop: format, lints, unit tests.
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	cargo test --workspace --lib --bins
+
+## The programs as they are shipped, and the agent with hooks for tests beside them. The second
+## command selects one binary, so its feature reaches no other.
+build: deps
+	cargo build --release --workspace --bins
+	cargo build --release --workspace --features longshore-tests/hooked --bin longshore-agent-hooked
+
+## What building and the lab need, where it is missing.
+deps:
+	@packaging/install-build-deps
+
+## Licences, bans and sources of dependencies.
+deny:
+	cargo deny --all-features check bans licenses sources
+
+## Published faults of dependencies: needs the advisory database, which is fetched.
+advisories:
+	cargo deny check advisories
+
+## The lab's downloads and images; the next run makes them again.
+clean-lab:
+	rm -rf -- "$${LONGSHORE_LAB_CACHE:-$$HOME/.cache/longshore-lab}"
