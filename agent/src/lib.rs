@@ -4,12 +4,18 @@
 //! many ask; `pull` leads to `swarm`, which decides where each piece comes from, and that to
 //! `origin` and `store`. Nothing points back.
 
+pub mod admin;
+mod arguments;
+pub mod cli;
 pub mod config;
 pub mod containerd;
+pub mod control;
 pub mod identity;
+pub mod metrics;
 pub mod notify;
 pub mod origin;
 pub mod pull;
+pub mod shutdown;
 pub mod store;
 pub mod swarm;
 pub mod watchdog;
