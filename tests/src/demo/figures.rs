@@ -20,7 +20,7 @@ const PEER_OVERHEAD_MAX: f64 = 0.10;
 const PEER_OVERHEAD_BYTES: u64 = 2_000_000;
 
 /// Where a node's bytes came from, by its agent's own counters.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sources {
     origin: u64,
     peers: u64,
@@ -223,4 +223,86 @@ fn last(measured: &Measured, time: impl Fn(&NodePull) -> f64) -> f64 {
 /// Three decimals: a thousandth of a second or of a ratio.
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use longshore_proto::{Algorithm, Descriptor, Digest};
+
+    use super::*;
+    use crate::image::layout::Check;
+    use crate::testkit::cri::PulledImage;
+
+    const MB: u64 = 1_000_000;
+
+    fn image() -> Image {
+        let blob = |name: &[u8], size| {
+            let digest = Digest::of(Algorithm::Sha256, name);
+            Descriptor { media_type: String::new(), digest, size }
+        };
+        Image {
+            layout: "/nowhere".into(),
+            digest: Digest::of(Algorithm::Sha256, b"manifest"),
+            manifest: Vec::new(),
+            config: blob(b"config", MB),
+            layers: vec![blob(b"layer", 99 * MB)],
+            check: Check { command: Vec::new(), prints: String::new() },
+        }
+    }
+
+    /// Two nodes that took so long, and a registry that sent so much.
+    fn measured(image: &Image, ready_seconds: f64, registry_sent: u64) -> Measured {
+        let node = || NodePull {
+            image: Ok(PulledImage {
+                id: image.config.digest.to_string(),
+                manifests: vec![image.digest.to_string()],
+            }),
+            ready_seconds,
+            wire_seconds: ready_seconds - 1.0,
+            received: 104 * MB,
+        };
+        Measured { nodes: vec![node(), node()], registry_sent }
+    }
+
+    fn figures(with: &Measured, from_peers: u64, container: Result<(), String>) -> Figures {
+        let options = Options::parse_from(["demo", "--nodes", "2"]);
+        let sources = [Sources { origin: 50 * MB, peers: from_peers, pieces: 100 }; 2];
+        let without = measured(&image(), 40.0, 208 * MB);
+        Figures::of(&options, &image(), with, &sources, &[Ok(()), container], &without)
+    }
+
+    #[test]
+    fn a_good_run_is_ok_and_keeps_the_promises() {
+        let figures = figures(&measured(&image(), 17.0, 104 * MB), 50 * MB, Ok(()));
+        assert_eq!(figures.wrong, Vec::<String>::new());
+        assert!(figures.ok && figures.promises_kept);
+        assert_eq!(figures.origin_egress_ratio, 1.04);
+        assert_eq!(figures.last_node_bound_ratio, 1.0);
+        assert_eq!(figures.without_longshore_ratio, 0.425);
+        assert_eq!(figures.bytes_from_peers, 100 * MB);
+    }
+
+    #[test]
+    fn a_failed_pull_a_wrong_digest_and_a_broken_container_are_each_named() {
+        let mut with = measured(&image(), 17.0, 104 * MB);
+        with.nodes[0].image = Err("refused".to_owned());
+        with.nodes[1].image = Ok(PulledImage { id: "sha256:other".to_owned(), manifests: vec![] });
+        let figures = figures(&with, 50 * MB, Err("exit 1".to_owned()));
+        assert!(!figures.ok);
+        assert_eq!(figures.wrong.len(), 3, "{:?}", figures.wrong);
+    }
+
+    #[test]
+    fn agents_that_count_what_the_links_did_not_carry_are_wrong() {
+        let with = measured(&image(), 17.0, 104 * MB);
+        assert!(!figures(&with, 60 * MB, Ok(())).ok, "more than was carried");
+        assert!(!figures(&with, 20 * MB, Ok(())).ok, "far less than was carried");
+    }
+
+    #[test]
+    fn a_ratio_beyond_its_limit_is_a_broken_promise_and_not_an_error() {
+        let figures = figures(&measured(&image(), 30.0, 104 * MB), 50 * MB, Ok(()));
+        assert!(figures.ok && !figures.promises_kept);
+    }
 }
