@@ -10,5 +10,5 @@ mod statement;
 
 pub use key::{InvalidKey, KeyId, PublicKey, PublicKeys, SigningKey};
 pub use statement::{
-    BadSignature, GrantStatement, PieceListStatement, PlanStatement, Signature, Statement,
+    BadSignature, GrantStatement, Layout, PieceListStatement, PlanStatement, Signature, Statement,
 };

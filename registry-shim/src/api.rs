@@ -1,0 +1,219 @@
+//! The OCI distribution API: one file per noun.
+//!
+//! Source: OCI distribution-spec 1.1.1. Every request is parsed into types, then asks the gate,
+//! then the caches. A blob streams both ways through bounded buffers; nothing here holds one whole.
+
+mod base;
+mod blob;
+mod body;
+mod catalog;
+mod error;
+mod manifest;
+mod referrer;
+mod route;
+mod tag;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{ALLOW, CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use longshore_proto::{ErrorCode, RepositoryName};
+use tracing::Instrument as _;
+
+pub(crate) use body::Body;
+pub(crate) use error::ApiError;
+use route::{Query, Route};
+
+use crate::auth::{Action, Actor};
+use crate::metrics::RequestLabels;
+use crate::registry::{Registry, now_ms};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+type Answer = Result<Response<Body>, ApiError>;
+
+/// What every handler is given: the instance and the request without its body.
+struct Call<'a> {
+    registry: &'a Registry,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    query: Query<'a>,
+    actor: Actor,
+}
+
+/// Answers one request of the API.
+pub(crate) async fn handle(registry: &Arc<Registry>, request: Request<Incoming>) -> Response<Body> {
+    let started = Instant::now();
+    let id = format!("{:016x}", rand::random::<u64>());
+    let (parts, mut body) = request.into_parts();
+    let path = parts.uri.path();
+    let span = tracing::info_span!("request", %id, method = %parts.method, path);
+    let (label, answer) = match Route::parse(path) {
+        None => ("unknown", Err(not_found())),
+        Some(Err(error)) => ("unknown", Err(error)),
+        Some(Ok(route)) => {
+            let label = route.label();
+            (label, dispatch(registry, &parts, route, &mut body).instrument(span.clone()).await)
+        }
+    };
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            span.in_scope(|| {
+                tracing::debug!(code = error.code().as_str(), error = error.message())
+            });
+            body::drain(&mut body).await;
+            let mut response = error.into_response();
+            if parts.method == Method::HEAD {
+                *response.body_mut() = Body::Empty;
+            }
+            response
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("hex is a header value"));
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    let (method, status) = (method_label(&parts.method), response.status().as_u16());
+    span.in_scope(|| tracing::debug!(status, "answered"));
+    let labels = RequestLabels { route: label, method, status };
+    registry.metrics.requests.get_or_create(&labels).inc();
+    registry.metrics.seconds.observe(started.elapsed().as_secs_f64());
+    response
+}
+
+async fn dispatch(
+    registry: &Registry,
+    parts: &http::request::Parts,
+    route: Route<'_>,
+    body: &mut Incoming,
+) -> Answer {
+    let query = Query(parts.uri.query().unwrap_or_default());
+    let (method, headers) = (&parts.method, &parts.headers);
+    // A permit stands for itself, whatever else the request shows.
+    if let (Route::Blob(repository, digest), Some(permit)) = (&route, query.get("permit")) {
+        let actor = Actor::Anonymous;
+        let call = Call { registry, method, headers, query, actor };
+        return blob::get_by_permit(&call, repository, digest, &permit).await;
+    }
+    let actor = registry.auth.actor(headers, now_ms() / 1000)?;
+    let call = Call { registry, method, headers, query, actor };
+    match (route, method.as_str()) {
+        (Route::Base, "GET" | "HEAD") => Ok(base::get()),
+        (Route::Catalog, "GET" | "HEAD") => catalog::list(&call).await,
+        (Route::Tags(name), "GET" | "HEAD") => tag::list(&call, &name).await,
+        (Route::Referrers(name, digest), "GET" | "HEAD") => {
+            referrer::list(&call, &name, &digest).await
+        }
+        (Route::Manifest(name, reference), "GET" | "HEAD") => {
+            manifest::get(&call, &name, &reference).await
+        }
+        (Route::Manifest(name, reference), "PUT") => {
+            manifest::put(&call, &name, &reference, body).await
+        }
+        (Route::Manifest(name, reference), "DELETE") => {
+            manifest::delete(&call, &name, &reference).await
+        }
+        (Route::Blob(name, digest), "GET" | "HEAD") => blob::get(&call, &name, &digest).await,
+        (Route::Blob(name, digest), "DELETE") => blob::delete(&call, &name, &digest).await,
+        (Route::Uploads(name), "POST") => upload::begin(&call, &name, body).await,
+        (Route::Upload(name, id), "GET" | "HEAD") => upload::status(&call, &name, id).await,
+        (Route::Upload(name, id), "PATCH") => upload::append(&call, &name, id, body).await,
+        (Route::Upload(name, id), "PUT") => upload::finish(&call, &name, id, body).await,
+        (Route::Upload(name, id), "DELETE") => upload::cancel(&call, &name, id).await,
+        (route, _) => Err(not_allowed(&route)),
+    }
+}
+
+impl Call<'_> {
+    /// Asks the gate; every handler begins with it.
+    fn authorize(&self, action: Action, repository: &RepositoryName) -> Result<(), ApiError> {
+        Ok(self.registry.auth.authorize(&self.actor, action, repository)?)
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// Page size of a list: `n`, clamped.
+    fn page_items(&self) -> Result<usize, ApiError> {
+        const PAGE_ITEMS_MAX: usize = 1000;
+        let Some(n) = self.query.get("n") else { return Ok(PAGE_ITEMS_MAX) };
+        let n: u64 = n.parse().map_err(|_| {
+            ApiError::new(ErrorCode::Unsupported, "n is not a number")
+                .with_status(StatusCode::BAD_REQUEST)
+        })?;
+        Ok(usize::try_from(n).unwrap_or(PAGE_ITEMS_MAX).min(PAGE_ITEMS_MAX))
+    }
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "OTHER",
+    }
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(ErrorCode::Unsupported, "no such path").with_status(StatusCode::NOT_FOUND)
+}
+
+fn not_allowed(route: &Route<'_>) -> ApiError {
+    let allowed = match route {
+        Route::Base | Route::Catalog | Route::Tags(_) | Route::Referrers(..) => "GET, HEAD",
+        Route::Manifest(..) => "GET, HEAD, PUT, DELETE",
+        Route::Blob(..) => "GET, HEAD, DELETE",
+        Route::Uploads(_) => "POST",
+        Route::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
+    };
+    ApiError::new(ErrorCode::Unsupported, "method is not allowed here")
+        .with_header(ALLOW, HeaderValue::from_static(allowed))
+}
+
+/// A header value from text that holds nothing but names, digests and numbers.
+fn header_value(text: impl AsRef<str>) -> HeaderValue {
+    HeaderValue::from_str(text.as_ref()).expect("names, digests and numbers are header values")
+}
+
+/// An answer without a body.
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    response
+}
+
+/// A JSON answer; a HEAD gets its length only.
+fn json(
+    call: &Call<'_>,
+    media_type: &'static str,
+    content: &impl serde::Serialize,
+) -> Response<Body> {
+    let content = serde_json::to_vec(content).expect("lists hold only texts and numbers");
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, content.len().into());
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if !call.is_head() {
+        *response.body_mut() = Body::Full(content.into());
+    }
+    response
+}

@@ -1,0 +1,135 @@
+//! Refusals: the specification's code for the client, its cause for the log.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use longshore_proto::{ErrorBody, ErrorCode, InvalidDigest, InvalidName};
+
+use super::Body;
+use crate::auth::{AuthError, PermitRefused};
+use crate::storage::{StorageError, UploadError};
+
+/// A request that is not answered as asked.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    /// With the code's usual status; `message` is for the client.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(code.status()).expect("codes have valid statuses");
+        Self { status, code, message: message.into(), headers: Vec::new() }
+    }
+
+    /// Where the specification wants another status.
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Adds a header.
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Its code.
+    pub(crate) const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// What the client is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// As an answer.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let body = ErrorBody::new(self.code, self.message).to_json();
+        let mut response = Response::new(Body::Full(body.into()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(self.headers);
+        response
+    }
+}
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<Arc<StorageError>> for ApiError {
+    fn from(error: Arc<StorageError>) -> Self {
+        Self::from(&*error)
+    }
+}
+
+impl From<&StorageError> for ApiError {
+    /// The client is not told keys and paths; the log is.
+    fn from(error: &StorageError) -> Self {
+        tracing::error!(%error, "storage");
+        let (status, message) = match error {
+            StorageError::Full => (StatusCode::INSUFFICIENT_STORAGE, "storage is full"),
+            StorageError::Unavailable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "storage is unavailable")
+            }
+            StorageError::Corrupt { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "stored data is damaged")
+            }
+        };
+        Self::new(ErrorCode::Unavailable, message).with_status(status)
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Raced => Self::new(ErrorCode::RangeInvalid, error.to_string()),
+            UploadError::WrongDigest { .. } => {
+                Self::new(ErrorCode::DigestInvalid, error.to_string())
+            }
+            UploadError::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvalidDigest> for ApiError {
+    fn from(error: InvalidDigest) -> Self {
+        Self::new(ErrorCode::DigestInvalid, error.to_string())
+    }
+}
+
+impl From<InvalidName> for ApiError {
+    fn from(error: InvalidName) -> Self {
+        let code = match error {
+            InvalidName::Repository | InvalidName::NoHost => ErrorCode::NameInvalid,
+            InvalidName::Tag => ErrorCode::TagInvalid,
+            InvalidName::Digest(_) => ErrorCode::DigestInvalid,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Unauthorized => Self::new(ErrorCode::Unauthorized, error.to_string())
+                .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            AuthError::Denied => Self::new(ErrorCode::Denied, error.to_string()),
+        }
+    }
+}
+
+impl From<PermitRefused> for ApiError {
+    fn from(error: PermitRefused) -> Self {
+        Self::new(ErrorCode::Denied, error.to_string())
+    }
+}

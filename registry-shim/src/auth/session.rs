@@ -1,0 +1,90 @@
+//! Sessions: what a node shows after it joined. `base64(claims).base64(HMAC)`, kept nowhere.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+/// How long a session lasts; a node joins again before.
+pub const SESSION_SECONDS: u32 = 3600;
+/// Longest session text that is looked at.
+const SESSION_CHARS_MAX: usize = 2048;
+/// Tells a session from anything else that a derived key may sign.
+const DOMAIN: &[u8] = b"longshore/session/1\0";
+
+/// What a session says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSession {
+    /// libp2p PeerId, base58.
+    pub peer_id: String,
+    /// The node's pool.
+    pub pool: String,
+    /// The node's zone.
+    pub zone: String,
+    /// Unix seconds.
+    pub expires_at_s: u64,
+}
+
+impl NodeSession {
+    /// One origin copy is paid per cell: a zone of a pool.
+    pub fn cell(&self) -> String {
+        format!("{}/{}", self.pool, self.zone)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Sessions {
+    key: hmac::Key,
+}
+
+impl Sessions {
+    pub(super) const fn new(key: hmac::Key) -> Self {
+        Self { key }
+    }
+
+    pub(super) fn issue(&self, session: &NodeSession) -> String {
+        let claims = serde_json::to_vec(session).expect("a session holds texts and a number");
+        let tag = hmac::sign(&self.key, &message(&claims));
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(claims), URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    pub(super) fn verify(&self, token: &str, now_s: u64) -> Option<NodeSession> {
+        if token.len() > SESSION_CHARS_MAX {
+            return None;
+        }
+        let (claims, tag) = token.split_once('.')?;
+        let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+        let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
+        hmac::verify(&self.key, &message(&claims), &tag).ok()?;
+        let session: NodeSession = serde_json::from_slice(&claims).ok()?;
+        (session.expires_at_s > now_s).then_some(session)
+    }
+}
+
+fn message(claims: &[u8]) -> Vec<u8> {
+    [DOMAIN, claims].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_claim_or_tag_counts_for_nothing() {
+        let sessions = Sessions::new(hmac::Key::new(hmac::HMAC_SHA256, b"k"));
+        let session = NodeSession {
+            peer_id: "p".into(),
+            pool: "one".into(),
+            zone: "a".into(),
+            expires_at_s: 10,
+        };
+        let token = sessions.issue(&session);
+        assert_eq!(sessions.verify(&token, 0), Some(session.clone()));
+        let (_, tag) = token.split_once('.').unwrap();
+        let other = NodeSession { pool: "two".into(), ..session };
+        let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&other).unwrap());
+        assert_eq!(sessions.verify(&format!("{claims}.{tag}"), 0), None);
+        assert_eq!(sessions.verify(&token[..token.len() - 2], 0), None);
+        assert_eq!(sessions.verify(&"a".repeat(SESSION_CHARS_MAX + 1), 0), None);
+    }
+}

@@ -1,0 +1,301 @@
+//! The configuration: its keys, their defaults, and the types that they are parsed into.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use longshore_settings::{Kind, Setting};
+use serde::Deserialize;
+use serde::de::Error as _;
+
+use crate::storage::StorageUrl;
+
+/// Read when `--config` names no file; may be missing.
+pub const DEFAULT_FILE: &str = "/etc/longshore/registry.toml";
+
+/// Shortest time between two announces of a node.
+const ANNOUNCE_PERIOD_MS_MIN: u32 = 100;
+/// Longest; a dead member counts for three of them.
+const ANNOUNCE_PERIOD_MS_MAX: u32 = 300_000;
+
+/// Every key, as flags and environment variables spell it.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "serve.listen",
+        kind: Kind::Text,
+        help: "address of the OCI API and gRPC [default: 0.0.0.0:5000]",
+    },
+    Setting {
+        key: "serve.advertise",
+        kind: Kind::Text,
+        help: "base URL that permits name [default: the address that the client used]",
+    },
+    Setting {
+        key: "admin.listen",
+        kind: Kind::Text,
+        help: "address of /metrics, /livez and /readyz [default: 127.0.0.1:5001]",
+    },
+    Setting {
+        key: "storage.url",
+        kind: Kind::Text,
+        help: "file:///DIRECTORY or memory: [default: file:///var/lib/longshore-registry]",
+    },
+    Setting {
+        key: "identity.signing_key_file",
+        kind: Kind::Text,
+        help: "Ed25519 key, PKCS#8 PEM, mode 0600 \
+               [default: /var/lib/longshore-registry-keys/signing.pem]",
+    },
+    Setting {
+        key: "join.token_file",
+        kind: Kind::Text,
+        help: "tokens that let nodes join, one a line [default: none, anyone may join]",
+    },
+    Setting {
+        key: "tracker.announce_period_ms",
+        kind: Kind::Number,
+        help: "milliseconds between two announces of a node [default: 5000]",
+    },
+    Setting {
+        key: "log.filter",
+        kind: Kind::Text,
+        help: "what is logged, as in RUST_LOG [default: info]",
+    },
+    Setting { key: "log.format", kind: Kind::Text, help: "text or json [default: text]" },
+];
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The main port.
+    pub serve: Serve,
+    /// The operators' port.
+    pub admin: Admin,
+    /// The store.
+    pub storage: Storage,
+    /// Keys.
+    pub identity: Identity,
+    /// Who may join.
+    pub join: Join,
+    /// Members and permits.
+    pub tracker: Tracker,
+    /// Logging.
+    pub log: Log,
+}
+
+/// `[serve]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Serve {
+    /// OCI and gRPC on one port.
+    pub listen: SocketAddr,
+    /// Base URL that permits name.
+    #[serde(deserialize_with = "base_url")]
+    pub advertise: Option<String>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Metrics and health.
+    pub listen: SocketAddr,
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Which store.
+    #[serde(deserialize_with = "storage_url")]
+    pub url: StorageUrl,
+}
+
+/// `[identity]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Identity {
+    /// The same on every instance.
+    pub signing_key_file: PathBuf,
+}
+
+/// `[join]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Join {
+    /// Tokens, one a line.
+    #[serde(deserialize_with = "optional_path")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `[tracker]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tracker {
+    /// Milliseconds between two announces of a node.
+    #[serde(deserialize_with = "announce_period")]
+    pub announce_period_ms: u32,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// As in `RUST_LOG`.
+    #[serde(deserialize_with = "filter")]
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 5000)), advertise: None }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 5001)) }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { url: StorageUrl::Directory("/var/lib/longshore-registry".into()) }
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { signing_key_file: "/var/lib/longshore-registry-keys/signing.pem".into() }
+    }
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self { announce_period_ms: 5000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+fn base_url<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(from)?;
+    let text = text.trim_end_matches('/');
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let uri: http::Uri = text.parse().map_err(D::Error::custom)?;
+    let is_base = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.authority().is_some()
+        && uri.path() == "/"
+        && uri.query().is_none();
+    if is_base { Ok(Some(text.to_owned())) } else { Err(D::Error::custom("not http://HOST:PORT")) }
+}
+
+fn storage_url<'de, D: serde::Deserializer<'de>>(from: D) -> Result<StorageUrl, D::Error> {
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
+}
+
+fn optional_path<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    Ok((!path.as_os_str().is_empty()).then_some(path))
+}
+
+fn announce_period<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let period = u32::deserialize(from)?;
+    if (ANNOUNCE_PERIOD_MS_MIN..=ANNOUNCE_PERIOD_MS_MAX).contains(&period) {
+        return Ok(period);
+    }
+    let bounds = format!("not between {ANNOUNCE_PERIOD_MS_MIN} and {ANNOUNCE_PERIOD_MS_MAX}");
+    Err(D::Error::custom(bounds))
+}
+
+fn filter<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse::<tracing_subscriber::filter::Targets>()
+        .map(|_| ())
+        .or_else(|_| tracing_subscriber::EnvFilter::try_new(&text).map(|_| ()))
+        .map_err(D::Error::custom)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::*;
+
+    fn load(flags: &[&str]) -> Result<Config, String> {
+        let command = longshore_settings::with_flags(Command::new("registry"), SETTINGS);
+        let matches = command.get_matches_from(std::iter::once(&"registry").chain(flags));
+        let none = std::path::Path::new("/nonexistent/registry.toml");
+        longshore_settings::load(&matches, SETTINGS, none, |_| None)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_default_is_the_documented_one() {
+        let config = load(&[]).unwrap();
+        assert_eq!(config.serve.listen.to_string(), "0.0.0.0:5000");
+        assert_eq!(config.admin.listen.to_string(), "127.0.0.1:5001");
+        assert_eq!((config.serve.advertise, config.join.token_file), (None, None));
+        assert_eq!(config.tracker.announce_period_ms, 5000);
+    }
+
+    #[test]
+    fn every_key_has_its_place() {
+        let values = [
+            ("serve.listen", "127.0.0.1:0"),
+            ("serve.advertise", "http://10.0.0.1:5000/"),
+            ("admin.listen", "127.0.0.1:0"),
+            ("storage.url", "memory:"),
+            ("identity.signing_key_file", "/k"),
+            ("join.token_file", "/t"),
+            ("tracker.announce_period_ms", "200"),
+            ("log.filter", "debug"),
+            ("log.format", "json"),
+        ];
+        assert!(SETTINGS.iter().map(|s| s.key).eq(values.iter().map(|(key, _)| *key)));
+        let flags: Vec<String> = values
+            .iter()
+            .flat_map(|(key, value)| {
+                [format!("--{}", key.replace(['.', '_'], "-")), (*value).to_owned()]
+            })
+            .collect();
+        let config = load(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert_eq!(config.serve.advertise.as_deref(), Some("http://10.0.0.1:5000"));
+        assert_eq!(config.storage.url, StorageUrl::Memory);
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn a_bad_value_names_its_key() {
+        for (flag, value, key) in [
+            ("--serve-listen", "nowhere", "serve.listen"),
+            ("--serve-advertise", "10.0.0.1:5000", "serve.advertise"),
+            ("--storage-url", "s3://bucket", "storage.url"),
+            ("--tracker-announce-period-ms", "1", "tracker.announce_period_ms"),
+            ("--log-format", "xml", "log.format"),
+        ] {
+            let error = load(&[flag, value]).unwrap_err();
+            assert!(error.starts_with(&format!("config: {key}: ")), "{error}");
+        }
+    }
+}

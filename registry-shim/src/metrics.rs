@@ -1,0 +1,143 @@
+//! The registry's counters. Labels are routes, kinds and statuses, never digests or peers.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// A request's route and its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `base`, `rpc`, `unknown`
+    pub route: &'static str,
+    /// `GET`, `HEAD`, …; `OTHER` for what no route takes.
+    pub method: &'static str,
+    /// `200`
+    pub status: u16,
+}
+
+/// What some sent bytes were.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    /// `blob`, `permit`, `manifest`, `inline`
+    pub kind: &'static str,
+}
+
+/// How an upload ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// `committed`, `mounted`, `cancelled`, `refused`
+    pub outcome: &'static str,
+}
+
+/// All counters; clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Answered requests, counted when the answer's head is ready.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Payload handed to connections; a client that hangs up gets less.
+    pub sent_bytes: Family<KindLabels, Counter>,
+    /// Bytes of upload bodies, also of those that were refused in the end.
+    pub received_bytes: Counter,
+    /// Uploads that ended; unfinished ones are in no count.
+    pub uploads: Family<OutcomeLabels, Counter>,
+    /// From the request's head to the answer's head, gRPC not included.
+    pub seconds: Histogram,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Joins by nodes that were let in.
+    pub joins: Counter,
+    /// Joins that were refused.
+    pub joins_refused: Counter,
+    /// Items of plans that were answered in full.
+    pub plans: Counter,
+    /// Items of plans that ended in an error.
+    pub plans_failed: Counter,
+    /// The tracker's.
+    pub tracker: TrackerMetrics,
+}
+
+/// The tracker's counters.
+#[derive(Clone, Debug, Default)]
+pub struct TrackerMetrics {
+    /// Members that are alive.
+    pub members: Gauge,
+    /// Pieces handed out.
+    pub permits_given: Counter,
+    /// Wanted pieces that were not handed out because others hold or fetch them; one for each ask.
+    pub permits_refused: Counter,
+    /// Permits whose deadline passed before the node showed the piece.
+    pub permits_expired: Counter,
+    /// Permits for pieces of which the cell had a copy or a fetch already.
+    pub permits_extra: Counter,
+    /// Pieces reopened because their holder was reported unreachable.
+    pub pieces_reopened: Counter,
+    /// Announces.
+    pub announces: Counter,
+}
+
+impl Metrics {
+    /// Counters at zero.
+    pub fn new() -> Self {
+        Self {
+            requests: Family::default(),
+            sent_bytes: Family::default(),
+            received_bytes: Counter::default(),
+            uploads: Family::default(),
+            // 100 µs to 52 s
+            seconds: Histogram::new(exponential_buckets(0.0001, 3.0, 13)),
+            connections: Gauge::default(),
+            joins: Counter::default(),
+            joins_refused: Counter::default(),
+            plans: Counter::default(),
+            plans_failed: Counter::default(),
+            tracker: TrackerMetrics::default(),
+        }
+    }
+
+    /// Enters the counters; `registry` gives the prefix `longshore`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("registry");
+        registry.register("requests", "Answered requests", self.requests.clone());
+        registry.register("sent_bytes", "Payload sent, by kind", self.sent_bytes.clone());
+        registry.register("received_bytes", "Upload payload", self.received_bytes.clone());
+        registry.register("uploads", "Ended uploads, by outcome", self.uploads.clone());
+        registry.register("request_seconds", "Time to the answer's head", self.seconds.clone());
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register("joins", "Nodes let in", self.joins.clone());
+        registry.register("joins_refused", "Nodes not let in", self.joins_refused.clone());
+        registry.register("plans", "Plan items answered", self.plans.clone());
+        registry.register("plans_failed", "Plan items that failed", self.plans_failed.clone());
+        self.tracker.register(registry.sub_registry_with_prefix("tracker"));
+    }
+
+    /// A counter of sent bytes.
+    pub fn sent(&self, kind: &'static str) -> Counter {
+        self.sent_bytes.get_or_create_owned(&KindLabels { kind })
+    }
+
+    /// An upload ended.
+    pub fn upload_ended(&self, outcome: &'static str) {
+        self.uploads.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TrackerMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("members", "Members that are alive", self.members.clone());
+        registry.register("permits_given", "Pieces handed out", self.permits_given.clone());
+        registry.register("permits_refused", "Asks refused", self.permits_refused.clone());
+        registry.register("permits_expired", "Permits past deadline", self.permits_expired.clone());
+        registry.register("permits_extra", "Extra copies", self.permits_extra.clone());
+        registry.register("pieces_reopened", "Holders unreachable", self.pieces_reopened.clone());
+        registry.register("announces", "Announces", self.announces.clone());
+    }
+}

@@ -1,0 +1,43 @@
+//! What all doors of one instance share: the store, the gate, the tracker, the keys, the counters.
+//!
+//! Owns nothing that cannot be lost: truth is in the store, everything else is rebuilt.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use longshore_proto::sign::SigningKey;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Auth, JoinTokens};
+use crate::cache::CachedStorage;
+use crate::metrics::Metrics;
+use crate::tracker::TrackerHandle;
+
+/// One instance of the registry.
+#[derive(Debug)]
+pub struct Registry {
+    /// The store, with memory.
+    pub storage: CachedStorage,
+    /// Who asks, what they may do.
+    pub auth: Auth,
+    /// Who may join.
+    pub tokens: JoinTokens,
+    /// Members, holdings, permits.
+    pub tracker: TrackerHandle,
+    /// Signs what agents verify.
+    pub key: Arc<SigningKey>,
+    /// Counters of all doors.
+    pub metrics: Metrics,
+    /// Base URL that permits name; `None`: the address that the client used.
+    pub advertise: Option<String>,
+    /// Between two announces of a node.
+    pub announce_period_ms: u32,
+    /// Streams that answer beyond their handler; the drain waits for them.
+    pub tasks: TaskTracker,
+}
+
+/// Unix milliseconds, for what other processes compare.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

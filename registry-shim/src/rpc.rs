@@ -1,0 +1,70 @@
+//! The gRPC door: the services of `longshore.origin.v1`, and what they share.
+//!
+//! It stands on the same port as the distribution API; a request is its by `content-type`.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::Extensions;
+use longshore_proto::rpc::origin::membership_server::MembershipServer;
+use longshore_proto::rpc::origin::planner_server::PlannerServer;
+use longshore_proto::rpc::origin::tracker_server::TrackerServer;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+
+use crate::auth::{Actor, NodeSession};
+use crate::join::MembershipService;
+use crate::plan::PlannerService;
+use crate::registry::{Registry, now_ms};
+use crate::tracker::TrackerService;
+
+/// Largest request: an announce of some thousand holdings.
+const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How the client reached us.
+#[derive(Clone, Debug)]
+pub(crate) struct Reached {
+    /// Its address.
+    pub(crate) remote: SocketAddr,
+    /// `Host` or `:authority`.
+    pub(crate) authority: Option<String>,
+}
+
+/// All services of this instance.
+pub(crate) fn routes(registry: &Arc<Registry>) -> Routes {
+    let membership = MembershipServer::new(MembershipService::new(registry.clone()));
+    let planner = PlannerServer::new(PlannerService::new(registry.clone()));
+    let tracker = TrackerServer::new(TrackerService::new(registry.clone()));
+    Routes::new(membership.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(planner.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(tracker.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .prepare()
+}
+
+/// The session that every call but Join shows.
+pub(crate) fn node(
+    registry: &Registry,
+    metadata: &MetadataMap,
+) -> Result<Arc<NodeSession>, Status> {
+    let unauthenticated = || Status::unauthenticated("session is unknown or has expired");
+    match registry.auth.actor(metadata.as_ref(), now_ms() / 1000) {
+        Ok(Actor::Node(session)) => Ok(session),
+        Ok(Actor::Anonymous) | Err(_) => Err(unauthenticated()),
+    }
+}
+
+/// Where this registry is reached, as permits name it.
+pub(crate) fn base_url(registry: &Registry, extensions: &Extensions) -> String {
+    if let Some(advertise) = &registry.advertise {
+        return advertise.clone();
+    }
+    let reached = extensions.get::<Reached>().and_then(|reached| reached.authority.as_deref());
+    format!("http://{}", reached.unwrap_or("localhost"))
+}
+
+/// A message that means nothing.
+pub(crate) fn invalid(error: impl Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}

@@ -1,0 +1,128 @@
+//! The truth: blobs, manifests, tags and uploads as objects in a store, without a database.
+//!
+//! Owns the layout and the order of writes. Only Create, Overwrite, Get, List and Delete are asked
+//! of the store, so that every backend of `object_store` serves. A push becomes visible by its last
+//! write; whoever dies before it leaves objects that nobody finds and that a collector may take. It
+//! holds no state between calls, starts no task, and never asks who the caller is.
+
+mod blob;
+mod catalog;
+mod error;
+mod layout;
+mod listing;
+mod manifest;
+mod membership;
+mod open;
+mod pointer;
+mod referrer;
+mod segment;
+mod states;
+mod tag;
+mod upload;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use longshore_proto::sign::SigningKey;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+
+pub use blob::BlobStream;
+pub use error::StorageError;
+pub use listing::Page;
+pub use manifest::StoredManifest;
+pub use open::{InvalidStorageUrl, StorageUrl};
+pub use pointer::Pointer;
+pub use referrer::Referrer;
+pub use segment::{Segment, SegmentWriter};
+pub use tag::TagRecord;
+pub use upload::{Appender, Progress, Session, UploadError};
+
+/// Version that every record carries.
+const RECORD_VERSION: u32 = 1;
+
+/// The store, and the key that signs what is kept there for verification.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    key: Arc<SigningKey>,
+}
+
+impl Storage {
+    /// Over any store; `key` signs hash states.
+    pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
+        Self { store, key }
+    }
+
+    /// Proves that the store can be written and read, as `/readyz` asks.
+    pub async fn probe(&self) -> Result<(), StorageError> {
+        let key = Path::from("probe");
+        self.overwrite(&key, Bytes::from_static(b"longshore")).await?;
+        self.read(&key).await.map(|_| ())
+    }
+
+    /// The object's content, `None` when it is not there.
+    async fn read(&self, key: &Path) -> Result<Option<Bytes>, StorageError> {
+        match self.store.get(key).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn exists(&self, key: &Path) -> Result<bool, StorageError> {
+        match self.store.head(key).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn overwrite(&self, key: &Path, content: Bytes) -> Result<(), StorageError> {
+        self.store.put(key, PutPayload::from_bytes(content)).await?;
+        Ok(())
+    }
+
+    /// Writes unless something is there; whether this call wrote.
+    async fn create(&self, key: &Path, content: Bytes) -> Result<bool, StorageError> {
+        let payload = PutPayload::from_bytes(content);
+        match self.store.put_opts(key, payload, PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            // Some stores answer 409 to a race and others 412.
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes; whether something was there (stores that do not say count as yes).
+    async fn delete(&self, key: &Path) -> Result<bool, StorageError> {
+        match self.store.delete(key).await {
+            Ok(()) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn read_record<T: serde::de::DeserializeOwned>(
+        &self,
+        key: &Path,
+    ) -> Result<Option<T>, StorageError> {
+        match self.read(key).await? {
+            None => Ok(None),
+            Some(content) => serde_json::from_slice(&content)
+                .map(Some)
+                .map_err(|error| StorageError::corrupt(key, error)),
+        }
+    }
+}
+
+/// A record as it is written.
+fn encode<T: serde::Serialize>(record: &T) -> Bytes {
+    serde_json::to_vec(record).expect("records hold only texts and numbers").into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The keys: where each fact lies in the store.
+//!
+//! Owns the spelling of every key and nothing else. Names and digests reach it as parsed types, so
+//! no request can name a key of another kind. `!` sorts below every character of a repository name
+//! and ends one, so that `a`, `a/b` and `a-b` never mix in a listing.
+
+use longshore_proto::{Digest, RepositoryName, Tag};
+use object_store::path::Path;
+use uuid::Uuid;
+
+/// Digits of an offset in a key: all of a `u64`, so that keys sort as numbers.
+const OFFSET_DIGITS: usize = 20;
+
+/// Bytes of one upload segment. The hash stands first: a date first would be one hot partition.
+pub(super) fn data(id: Uuid, date: &str) -> Path {
+    let id = id.simple().to_string();
+    Path::from(format!("data/{}/{date}/{id}", &id[..2]))
+}
+
+/// All generations of a blob's pointer.
+pub(super) fn pointers(digest: &Digest) -> Path {
+    Path::from(format!("blob/{}", spread(digest)))
+}
+
+/// One generation of a blob's pointer.
+pub(super) fn pointer(digest: &Digest, generation: &str) -> Path {
+    pointers(digest).join(generation)
+}
+
+/// The blob's hash states.
+pub(super) fn states(digest: &Digest) -> Path {
+    Path::from(format!("states/{}", spread(digest)))
+}
+
+/// "This repository holds the blob", found from the blob.
+pub(super) fn reverse_reference(digest: &Digest, repository: &RepositoryName) -> Path {
+    Path::from(format!("bref/{}/{repository}!blob", spread(digest)))
+}
+
+/// "This repository holds the blob", found from the repository.
+pub(super) fn membership(repository: &RepositoryName, digest: &Digest) -> Path {
+    Path::from(format!("repo/{repository}!/blob/{}", flat(digest)))
+}
+
+/// A manifest with its media type.
+pub(super) fn manifest(repository: &RepositoryName, digest: &Digest) -> Path {
+    Path::from(format!("repo/{repository}!/man/{}", flat(digest)))
+}
+
+/// All tags of a repository.
+pub(super) fn tags(repository: &RepositoryName) -> Path {
+    Path::from(format!("repo/{repository}!/tag"))
+}
+
+/// One tag.
+pub(super) fn tag(repository: &RepositoryName, tag: &Tag) -> Path {
+    tags(repository).join(tag.as_str())
+}
+
+/// One entry of a tag's history; the newest sorts first.
+pub(super) fn tag_log(repository: &RepositoryName, tag: &Tag, at_ms: u64, id: Uuid) -> Path {
+    let inverse = u64::MAX - at_ms;
+    let id = id.simple();
+    Path::from(format!("repo/{repository}!/log/{tag}!/{inverse:0OFFSET_DIGITS$}-{id}"))
+}
+
+/// All referrers of a subject.
+pub(super) fn referrers(repository: &RepositoryName, subject: &Digest) -> Path {
+    Path::from(format!("repo/{repository}!/ref/{}", flat(subject)))
+}
+
+/// One referrer of a subject.
+pub(super) fn referrer(repository: &RepositoryName, subject: &Digest, digest: &Digest) -> Path {
+    Path::from(format!("repo/{repository}!/ref/{}/{}", flat(subject), flat(digest)))
+}
+
+/// All repositories.
+pub(super) fn catalog() -> Path {
+    Path::from("cat")
+}
+
+/// One repository.
+pub(super) fn catalog_entry(repository: &RepositoryName) -> Path {
+    Path::from(format!("cat/{repository}!"))
+}
+
+/// The repository that a catalog key names.
+pub(super) fn repository_of_catalog(key: &Path) -> Option<RepositoryName> {
+    key.as_ref().strip_prefix("cat/")?.strip_suffix('!')?.parse().ok()
+}
+
+/// Everything of an upload.
+pub(super) fn upload(id: Uuid) -> Path {
+    Path::from(format!("up/{}", id.simple()))
+}
+
+/// Who may go on with an upload, and until when.
+pub(super) fn upload_session(id: Uuid) -> Path {
+    upload(id).join("session")
+}
+
+/// Created once, by whoever commits or cancels the upload.
+pub(super) fn upload_end(id: Uuid) -> Path {
+    upload(id).join("end")
+}
+
+/// All progress of an upload.
+pub(super) fn upload_progresses(id: Uuid) -> Path {
+    upload(id).join("from")
+}
+
+/// What the request that began at `offset` added. Created once: of two requests that begin at one
+/// offset one wins.
+pub(super) fn upload_progress(id: Uuid, offset: u64) -> Path {
+    upload_progresses(id).join(format!("{offset:0OFFSET_DIGITS$}"))
+}
+
+/// `sha256/ab/abcd…`: two characters in between spread the keys over the store's partitions.
+fn spread(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("{}/{}/{hex}", digest.algorithm().name(), &hex[..2])
+}
+
+fn flat(digest: &Digest) -> String {
+    format!("{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_proto::Algorithm;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_begins_another_keeps_its_own_keys() {
+        let prefix = tags(&"a".parse().unwrap());
+        for other in ["a/b", "a-b", "a.b", "ab"] {
+            let key = tag(&other.parse().unwrap(), &"t".parse().unwrap());
+            assert!(!key.prefix_matches(&prefix), "{key} lies in {prefix}");
+        }
+    }
+
+    #[test]
+    fn a_catalog_key_names_its_repository() {
+        let repository: RepositoryName = "a/b-c".parse().unwrap();
+        assert_eq!(repository_of_catalog(&catalog_entry(&repository)), Some(repository));
+    }
+
+    #[test]
+    fn the_layout_is_fixed() {
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let repository = "a/b".parse().unwrap();
+        let keys = [
+            pointer(&digest, "g"),
+            states(&digest),
+            reverse_reference(&digest, &repository),
+            membership(&repository, &digest),
+            manifest(&repository, &digest),
+            upload_progress(Uuid::nil(), 7),
+        ];
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let expected = [
+            format!("blob/sha256/e3/{hex}/g"),
+            format!("states/sha256/e3/{hex}"),
+            format!("bref/sha256/e3/{hex}/a/b!blob"),
+            format!("repo/a/b!/blob/sha256/{hex}"),
+            format!("repo/a/b!/man/sha256/{hex}"),
+            "up/00000000000000000000000000000000/from/00000000000000000007".to_owned(),
+        ];
+        assert_eq!(keys.map(|key| key.to_string()), expected);
+    }
+}

@@ -1,0 +1,54 @@
+//! Lists in pages, sorted by bytes whatever order the store has.
+//!
+//! Memory is bounded by the page: a listing is streamed through the `n + 1` smallest names.
+
+use std::collections::BTreeSet;
+
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+
+use super::{Storage, StorageError};
+
+/// Some names, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// At most as many as were asked for.
+    pub items: Vec<T>,
+    /// Whether names follow the last one.
+    pub more: bool,
+}
+
+impl Storage {
+    /// The `limit` smallest names under `prefix` that come after `after`.
+    pub(super) async fn page<T: Ord + AsRef<str>>(
+        &self,
+        prefix: &Path,
+        after: Option<&str>,
+        limit: usize,
+        name_of: impl Fn(&Path) -> Option<T>,
+    ) -> Result<Page<T>, StorageError> {
+        let mut smallest = BTreeSet::new();
+        let mut more = false;
+        let mut listing = self.store.list(Some(prefix));
+        while let Some(object) = listing.try_next().await? {
+            let Some(name) = name_of(&object.location) else { continue };
+            if after.is_some_and(|after| name.as_ref() <= after) {
+                continue;
+            }
+            smallest.insert(name);
+            if smallest.len() > limit {
+                smallest.pop_last();
+                more = true;
+            }
+        }
+        Ok(Page { items: smallest.into_iter().collect(), more })
+    }
+
+    /// Every key under `prefix`, sorted; only for prefixes that are small by construction.
+    pub(super) async fn keys(&self, prefix: &Path) -> Result<Vec<Path>, StorageError> {
+        let mut keys: Vec<Path> =
+            self.store.list(Some(prefix)).map_ok(|object| object.location).try_collect().await?;
+        keys.sort();
+        Ok(keys)
+    }
+}

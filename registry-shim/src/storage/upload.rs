@@ -1,0 +1,302 @@
+//! Uploads: sessions that any instance can go on with.
+//!
+//! A session is written once; each request that adds bytes creates one record of the whole
+//! progress under the offset at which it began. Of two requests that begin at one offset one wins
+//! and the other is told. Nothing is visible before [`Storage::commit`], whose last writes are the
+//! reference and the membership; the session is deleted after them. An upload ends once: whoever
+//! creates its end owns the segments, for else a second commit or a cancel could delete bytes that
+//! a pointer names. An expired session is unknown.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use longshore_proto::piece::{ChainHasher, HashedBlob, SavedChain};
+use longshore_proto::{Algorithm, Digest, RepositoryName};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    Pointer, RECORD_VERSION, Segment, SegmentWriter, Storage, StorageError, encode, layout,
+};
+
+/// How long an upload may take: a day.
+const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// An upload that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its name, unguessable.
+    pub id: Uuid,
+    /// Where the blob goes.
+    pub repository: RepositoryName,
+}
+
+/// What has arrived of an upload.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    segments: Vec<Segment>,
+    /// How many of them the session knows; those after are this request's own.
+    saved: usize,
+    hasher: ChainHasher,
+}
+
+/// Takes the bytes of one request.
+#[derive(Debug)]
+pub struct Appender {
+    progress: Progress,
+    from: u64,
+    writer: SegmentWriter,
+}
+
+/// Why an upload does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// Another request added bytes at the same offset, or ended the upload.
+    #[error("another request was faster on this upload")]
+    Raced,
+    /// The bytes are not what the client says.
+    #[error("uploaded bytes are {found} and not {claimed}")]
+    WrongDigest {
+        /// In the request.
+        claimed: Digest,
+        /// Of the bytes.
+        found: Digest,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionRecord {
+    v: u32,
+    repository: RepositoryName,
+    actor: String,
+    algorithm: String,
+    expires_at_ms: u64,
+}
+
+/// Byte strings as base64: JSON's numbers would make them four times as long.
+#[derive(Serialize, Deserialize)]
+struct ProgressRecord {
+    v: u32,
+    segments: Vec<Segment>,
+    algorithm: String,
+    chain: String,
+    tail: String,
+    total: u64,
+    states: String,
+}
+
+impl Progress {
+    /// Nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self { segments: Vec::new(), saved: 0, hasher: ChainHasher::new(algorithm) }
+    }
+
+    /// Bytes that have arrived.
+    pub const fn offset(&self) -> u64 {
+        self.hasher.total()
+    }
+}
+
+impl Appender {
+    /// Adds bytes.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        self.progress.hasher.update(&bytes);
+        self.writer.write(bytes).await
+    }
+
+    /// Gives up: the upload stays where it was.
+    pub async fn abort(self) {
+        self.writer.abort().await;
+    }
+
+    /// Bytes of the upload, these included.
+    pub const fn offset(&self) -> u64 {
+        self.progress.offset()
+    }
+
+    /// The bytes become part of the upload, not yet of its session.
+    pub async fn finish(mut self) -> Result<Progress, StorageError> {
+        self.progress.segments.extend(self.writer.finish().await?);
+        Ok(self.progress)
+    }
+}
+
+impl Storage {
+    /// Begins an upload for `actor`.
+    pub async fn begin_upload(
+        &self,
+        repository: &RepositoryName,
+        actor: &str,
+        algorithm: Algorithm,
+        now_ms: u64,
+    ) -> Result<Session, StorageError> {
+        let session = Session { id: Uuid::new_v4(), repository: repository.clone() };
+        let record = SessionRecord {
+            v: RECORD_VERSION,
+            repository: repository.clone(),
+            actor: actor.to_owned(),
+            algorithm: algorithm.name().to_owned(),
+            expires_at_ms: now_ms + SESSION_MS,
+        };
+        self.create(&layout::upload_session(session.id), encode(&record)).await?;
+        Ok(session)
+    }
+
+    /// The upload and what has arrived; `None` when it is another's, expired, or unknown.
+    pub async fn upload(
+        &self,
+        id: Uuid,
+        repository: &RepositoryName,
+        actor: &str,
+        now_ms: u64,
+    ) -> Result<Option<(Session, Progress)>, StorageError> {
+        let key = layout::upload_session(id);
+        let Some(record) = self.read_record::<SessionRecord>(&key).await? else { return Ok(None) };
+        let bound = record.repository == *repository && record.actor == actor;
+        if !bound || record.expires_at_ms <= now_ms {
+            return Ok(None);
+        }
+        let algorithm = match record.algorithm.as_str() {
+            "sha512" => Algorithm::Sha512,
+            _ => Algorithm::Sha256,
+        };
+        let keys = self.keys(&layout::upload(id)).await?;
+        if keys.contains(&layout::upload_end(id)) {
+            return Ok(None);
+        }
+        let progresses = layout::upload_progresses(id);
+        let progress = match keys.iter().rfind(|key| key.prefix_matches(&progresses)) {
+            None => Progress::new(algorithm),
+            Some(key) => self.read_progress(key).await?,
+        };
+        Ok(Some((Session { id, repository: repository.clone() }, progress)))
+    }
+
+    async fn read_progress(
+        &self,
+        key: &object_store::path::Path,
+    ) -> Result<Progress, StorageError> {
+        let corrupt = |reason: &str| StorageError::corrupt(key, reason);
+        let record: ProgressRecord =
+            self.read_record(key).await?.ok_or_else(|| corrupt("progress went away"))?;
+        let bytes = |text: &str| STANDARD.decode(text).map_err(|_| corrupt("no base64"));
+        let saved = SavedChain {
+            chain: bytes(&record.chain)?,
+            tail: bytes(&record.tail)?,
+            states: bytes(&record.states)?,
+            algorithm: record.algorithm,
+            total: record.total,
+        };
+        let hasher = ChainHasher::restore(saved).ok_or_else(|| corrupt("no hash state"))?;
+        Ok(Progress { saved: record.segments.len(), segments: record.segments, hasher })
+    }
+
+    /// Takes more bytes for an upload.
+    pub fn append(&self, progress: Progress) -> Appender {
+        Appender { from: progress.offset(), progress, writer: self.segment() }
+    }
+
+    /// Ends a request that added bytes: whoever asks from now on sees them.
+    pub async fn save_upload(
+        &self,
+        session: &Session,
+        appender: Appender,
+    ) -> Result<Progress, UploadError> {
+        let from = appender.from;
+        let progress = appender.finish().await?;
+        if progress.offset() == from {
+            return Ok(progress);
+        }
+        let saved = progress.hasher.save();
+        let record = ProgressRecord {
+            v: RECORD_VERSION,
+            segments: progress.segments.clone(),
+            algorithm: saved.algorithm,
+            chain: STANDARD.encode(saved.chain),
+            tail: STANDARD.encode(saved.tail),
+            total: saved.total,
+            states: STANDARD.encode(saved.states),
+        };
+        if self.create(&layout::upload_progress(session.id, from), encode(&record)).await? {
+            return Ok(progress);
+        }
+        self.discard(&progress.segments[progress.saved..]).await;
+        Err(UploadError::Raced)
+    }
+
+    /// Makes what has arrived the blob `claimed` of the repository, without moving a byte.
+    ///
+    /// After [`UploadError::WrongDigest`] the session stands where it stood before the request.
+    pub async fn commit(
+        &self,
+        repository: &RepositoryName,
+        session: Option<&Session>,
+        progress: Progress,
+        claimed: &Digest,
+    ) -> Result<Pointer, UploadError> {
+        let Progress { segments, saved, hasher } = progress;
+        let hashed = self.hashed_as(claimed.algorithm(), &segments, hasher).await?;
+        if hashed.digest != *claimed {
+            self.discard(&segments[saved..]).await;
+            return Err(UploadError::WrongDigest { claimed: *claimed, found: hashed.digest });
+        }
+        if let Some(session) = session
+            && !self.claim_end(session).await?
+        {
+            self.discard(&segments[saved..]).await;
+            return Err(UploadError::Raced);
+        }
+        self.keep_states(claimed, hashed.size, hashed.states).await?;
+        let pointer = self.point(claimed, segments).await?;
+        self.add_member(repository, claimed, &pointer).await?;
+        Ok(pointer)
+    }
+
+    /// What the stream gave, or, where the digest's algorithm came only at the end, the bytes read
+    /// again.
+    async fn hashed_as(
+        &self,
+        algorithm: Algorithm,
+        segments: &[Segment],
+        hasher: ChainHasher,
+    ) -> Result<HashedBlob, StorageError> {
+        let size = hasher.total();
+        let hashed = hasher.finish();
+        if hashed.digest.algorithm() == algorithm {
+            return Ok(hashed);
+        }
+        let pointer = Pointer { generation: String::new(), size, segments: segments.to_vec() };
+        self.hash(algorithm, &pointer).await
+    }
+
+    async fn claim_end(&self, session: &Session) -> Result<bool, StorageError> {
+        self.create(&layout::upload_end(session.id), Bytes::new()).await
+    }
+
+    /// Forgets an upload that has ended. Its end goes last, and the session before it, so that no
+    /// rest of it can be taken for an upload that goes on.
+    pub async fn forget_upload(&self, session: &Session) -> Result<(), StorageError> {
+        let end = layout::upload_end(session.id);
+        self.delete(&layout::upload_session(session.id)).await?;
+        for key in self.keys(&layout::upload_progresses(session.id)).await? {
+            self.delete(&key).await?;
+        }
+        self.delete(&end).await.map(|_| ())
+    }
+
+    /// Forgets an upload and its bytes.
+    pub async fn cancel_upload(
+        &self,
+        session: &Session,
+        progress: &Progress,
+    ) -> Result<(), UploadError> {
+        if !self.claim_end(session).await? {
+            return Err(UploadError::Raced);
+        }
+        self.discard(&progress.segments).await;
+        Ok(self.forget_upload(session).await?)
+    }
+}

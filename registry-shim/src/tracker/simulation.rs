@@ -1,0 +1,1 @@
+//! The tracker alone, with many nodes.
