@@ -9,7 +9,7 @@ use longshore_tests::testkit::{
     Agent, AgentOptions, Host, LabError, Rate, Registry, Result, Settings, registry,
 };
 
-use crate::harness::{MB, in_lab};
+use crate::harness::{MB, Origin, in_lab};
 
 /// Of bad configuration (sysexits.h: EX_USAGE).
 const EXIT_CONFIGURATION: i32 = 64;
@@ -149,15 +149,14 @@ async fn a_disk_that_cannot_be_used_is_one_clear_line() {
 const KEY: &str = "unused:WGZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY=";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_without_its_origin_starts_and_lets_pulls_pass() {
+async fn an_agent_starts_without_its_origin_and_serves_when_it_comes() {
     in_lab(async |stage| {
-        let image = stage.image(6, &[MB]).await?;
-        let origin = stage.origin(Rate::UNSHAPED, image).await?;
-        let options = AgentOptions::at("http://10.77.0.200:5000", KEY)
-            .with("containerd.registries", origin.registry.authority())
-            .with("mirror.first_byte_timeout_ms", 2000);
-        let member = origin.node_with(stage, "node1", Rate::UNSHAPED, &options).await?;
-        member.pull_and_run(&origin).await
+        let origin = stage.origin(Rate::UNSHAPED, stage.image(6, &[MB]).await?).await?;
+        origin.kill_registry().await?;
+        // Ready all the same, or this fails.
+        let member = origin.node(stage, "node1", Rate::UNSHAPED).await?;
+        let registry = Registry::start(origin.registry.host()).await?;
+        member.pull_and_run(&Origin { registry, ..origin }).await
     })
     .await;
 }

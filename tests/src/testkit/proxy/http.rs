@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 
@@ -34,6 +35,7 @@ const REQUESTS_KEPT: usize = 10_000;
 pub struct Rule {
     method: Option<http::Method>,
     path: String,
+    spared: Option<&'static str>,
     fault: Fault,
     times: Option<u32>,
 }
@@ -41,7 +43,7 @@ pub struct Rule {
 impl Rule {
     /// Requests whose path and query contain `path`.
     pub fn on(path: &str, fault: Fault) -> Self {
-        Self { method: None, path: path.to_owned(), fault, times: None }
+        Self { method: None, path: path.to_owned(), spared: None, fault, times: None }
     }
 
     /// Of this method only.
@@ -56,10 +58,19 @@ impl Rule {
         self
     }
 
-    fn matches(&self, method: &http::Method, path: &str) -> bool {
+    /// Not of clients whose `User-Agent` begins so: `containerd` when only the agent is to suffer.
+    pub fn sparing(mut self, agent: &'static str) -> Self {
+        self.spared = Some(agent);
+        self
+    }
+
+    fn matches(&self, request: &Request<Incoming>, path: &str) -> bool {
+        let agent = request.headers().get(http::header::USER_AGENT);
+        let agent = agent.and_then(|value| value.to_str().ok()).unwrap_or_default();
         self.times != Some(0)
-            && self.method.as_ref().is_none_or(|wanted| wanted == method)
+            && self.method.as_ref().is_none_or(|wanted| wanted == request.method())
             && path.contains(&self.path)
+            && !self.spared.is_some_and(|spared| agent.starts_with(spared))
     }
 }
 
@@ -78,6 +89,7 @@ struct State {
     http2: Client<HttpConnector, Incoming>,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<String>>,
+    hits: AtomicU64,
 }
 
 impl HttpProxy {
@@ -93,12 +105,18 @@ impl HttpProxy {
             http2: Client::builder(TokioExecutor::new()).http2_only(true).build_http(),
             rules: Mutex::default(),
             requests: Mutex::default(),
+            hits: AtomicU64::new(0),
         });
         let stop = CancellationToken::new();
         let serve = serve(listener, Arc::clone(&state), stop.clone());
         host.namespace().spawn(stop.clone().run_until_cancelled_owned(serve));
         let address = SocketAddr::from((host.address(), bound.port()));
         Ok(Self { address, state, _stop: stop.drop_guard() })
+    }
+
+    /// `host:port` as it stands in image names.
+    pub fn authority(&self) -> String {
+        self.address.to_string()
     }
 
     /// Where other hosts reach it.
@@ -109,6 +127,11 @@ impl HttpProxy {
     /// From now on these rules hold, the first that matches; none lets all requests pass.
     pub fn set(&self, rules: Vec<Rule>) {
         *self.state.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    /// How many requests a rule has hit so far.
+    pub fn hits(&self) -> u64 {
+        self.state.hits.load(Ordering::Relaxed)
     }
 
     /// `METHOD path` of the requests so far.
@@ -137,7 +160,7 @@ impl State {
     async fn answer(&self, request: Request<Incoming>) -> Response<ProxyBody> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
         self.remember(format!("{} {path}", request.method()));
-        let fault = self.fault(request.method(), &path);
+        let fault = self.fault(&request, &path);
         if let Fault::Status(status) = fault {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             return plain(status, "ordered by the test");
@@ -173,11 +196,12 @@ impl State {
         Ok(client.request(request).await?)
     }
 
-    fn fault(&self, method: &http::Method, path: &str) -> Fault {
+    fn fault(&self, request: &Request<Incoming>, path: &str) -> Fault {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(rule) = rules.iter_mut().find(|rule| rule.matches(method, path)) else {
+        let Some(rule) = rules.iter_mut().find(|rule| rule.matches(request, path)) else {
             return Fault::Pass;
         };
+        self.hits.fetch_add(1, Ordering::Relaxed);
         rule.times = rule.times.map(|times| times - 1);
         rule.fault
     }
