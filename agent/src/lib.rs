@@ -12,6 +12,7 @@ pub mod containerd;
 pub mod control;
 pub mod identity;
 pub mod metrics;
+pub mod mirror;
 pub mod notify;
 pub mod origin;
 pub mod pull;

@@ -17,6 +17,7 @@ mod budget;
 mod content;
 mod held;
 mod metrics;
+mod plans;
 mod sealed;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use longshore_proto::{Digest, RepositoryName};
 pub use blob::{BlobFailure, ReadError, StoredBlob, WriteError, Written};
 pub use content::{CONTENT_BYTES_MAX, Content, StoredTag};
 pub use metrics::StoreMetrics;
+pub use plans::{PLAN_EVENTS_MAX, RELAYED_PLAN_BYTES_MAX, decode_relayed};
 
 use budget::Budget;
 use content::Records;

@@ -166,6 +166,11 @@ impl StoredBlob {
         blocking(move || blob.read_now(piece)).await.map_err(ReadError::Io)?
     }
 
+    /// Whether another boot wrote something that is not verified yet.
+    pub fn needs_recovery(&self) -> bool {
+        !self.locked().claimed.is_empty()
+    }
+
     /// Verifies what another boot wrote; a no-op where there is nothing of that kind. Whoever is
     /// about to fetch a blob calls it first, so that nothing is fetched twice.
     pub async fn recover(self: &Arc<Self>) {

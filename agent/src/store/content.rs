@@ -133,8 +133,7 @@ impl PieceStore {
         })
     }
 
-    /// Keeps the events of an image's plan as they came; whoever reads them checks them again.
-    pub fn put_plan(
+    pub(super) fn put_plan_record(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
@@ -143,8 +142,11 @@ impl PieceStore {
         self.0.records.put(2, &plan_file(repository, digest), plan)
     }
 
-    /// The events of an image's plan, as they came.
-    pub fn plan(&self, repository: &RepositoryName, digest: &Digest) -> Option<Bytes> {
+    pub(super) fn plan_record(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<Bytes> {
         self.0.records.read(2, &plan_file(repository, digest)).map(Bytes::from)
     }
 }
