@@ -26,13 +26,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use guard::Secret;
 pub use metrics::MirrorMetrics;
-pub use route::Registries;
 
 use handler::Handler;
 use patience::Patient;
 
+use crate::containerd::MirrorSecret;
 use crate::pull::Puller;
 
 /// Connections at once; more are closed, which sends containerd on. It opens a handful per pull.
@@ -50,10 +49,8 @@ pub const DRAIN_GRACE: Duration = Duration::from_secs(8);
 /// What the mirror needs to know.
 #[derive(Clone, Debug)]
 pub struct MirrorOptions {
-    /// Whose images it serves.
-    pub registries: Registries,
     /// What a request must bring; none opens the mirror to all local users.
-    pub secret: Option<Secret>,
+    pub secret: Option<MirrorSecret>,
     /// Longest wait for the first byte of an answer.
     pub first_byte_timeout: Duration,
 }

@@ -10,7 +10,7 @@ mod session;
 
 use std::time::Duration;
 
-pub use client::{ClientConfig, OriginClient};
+pub use client::{ClientConfig, OriginClient, OriginStatus};
 pub use metrics::OriginMetrics;
 pub use session::{JoinAs, Membership, Session, Sessions};
 

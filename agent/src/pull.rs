@@ -6,6 +6,7 @@
 
 mod download;
 mod error;
+mod explain;
 pub mod fetcher;
 pub mod image;
 pub mod ledger;
@@ -17,7 +18,8 @@ mod tail;
 
 pub use download::FAILURE_MEMORY;
 pub use error::PullError;
+pub use explain::{Explanation, LayerExplanation, PullState, PullStatus};
 pub use metrics::PullMetrics;
-pub use place::Place;
+pub use place::{Place, Registries};
 pub use puller::{PullConfig, Puller, ServedBlob, ServedManifest, own_platform};
 pub use tail::{Tail, TailError};

@@ -138,6 +138,15 @@ impl PieceStore {
 
     /// A blob that is here, whole or partial.
     pub fn blob(&self, digest: &Digest) -> Option<Arc<StoredBlob>> {
+        let blob = self.0.locked().get(digest).cloned();
+        if let Some(blob) = &blob {
+            blob.touch();
+        }
+        blob
+    }
+
+    /// The same, only to look at: it counts as no use, and must not be held.
+    pub fn peek(&self, digest: &Digest) -> Option<Arc<StoredBlob>> {
         self.0.locked().get(digest).cloned()
     }
 

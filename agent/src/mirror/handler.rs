@@ -16,6 +16,7 @@ use longshore_proto::{ByteRange, Digest, Reference, RequestedRange};
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::answer::{self, Body};
+use super::guard;
 use super::metrics::StatusLabel;
 use super::route::{self, Asked};
 use super::{MirrorMetrics, MirrorOptions};
@@ -79,10 +80,11 @@ impl Handler {
     }
 
     async fn within_bound(&self, request: &Request<Incoming>) -> Response<Body> {
-        if self.options.secret.as_ref().is_some_and(|secret| !secret.is_in(request.headers())) {
+        let secret = self.options.secret.as_ref();
+        if secret.is_some_and(|secret| !guard::brings(secret, request.headers())) {
             return answer::unauthorized();
         }
-        match route::read(request, &self.options.registries) {
+        match route::read(request, self.puller.registries()) {
             Err(refused) => answer::refused(&refused),
             Ok(Asked::Base) => answer::base(),
             Ok(Asked::Manifest(place, reference)) => {

@@ -2,25 +2,11 @@
 //!
 //! Source: OCI distribution-spec 1.1, "Pull"; `ns` as containerd adds it.
 
-use std::collections::BTreeSet;
-
 use http::header::RANGE;
 use http::{Method, Request};
 use longshore_proto::{Digest, ErrorCode, InvalidName, Reference, RepositoryName, RequestedRange};
 
-use crate::pull::Place;
-
-/// Any registry.
-const ANY: &str = "_default";
-
-/// The registries whose images are served.
-#[derive(Clone, Debug)]
-pub struct Registries {
-    /// What containerd calls the origin: `host[:port]`.
-    pub origin: String,
-    /// `containerd.registries`.
-    pub served: BTreeSet<String>,
-}
+use crate::pull::{Place, Registries};
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,17 +24,6 @@ pub(super) enum Asked {
 pub(super) struct Refused {
     pub(super) code: ErrorCode,
     pub(super) message: String,
-}
-
-impl Registries {
-    /// The place of a repository at the registry that containerd names.
-    fn place(&self, namespace: Option<&str>, repository: RepositoryName) -> Option<Place> {
-        let Some(namespace) = namespace.filter(|name| *name != self.origin) else {
-            return Some(Place::at_origin(repository));
-        };
-        let served = self.served.contains(namespace) || self.served.contains(ANY);
-        if served { Place::fronted(namespace, repository) } else { None }
-    }
 }
 
 /// Reads a request.
@@ -112,10 +87,8 @@ mod tests {
     use super::*;
 
     fn asked(method: &str, uri: &str) -> Result<Asked, ErrorCode> {
-        let registries = Registries {
-            origin: "10.0.0.1:5000".into(),
-            served: BTreeSet::from(["10.0.0.1:5000".into(), "docker.io".into()]),
-        };
+        let names = ["10.0.0.1:5000", "docker.io"].map(|name| name.parse().unwrap());
+        let registries = Registries::new(names.to_vec());
         let request = Request::builder().method(method).uri(uri).body(()).unwrap();
         read(&request, &registries).map_err(|refused| refused.code)
     }
@@ -131,13 +104,13 @@ mod tests {
         let uri = "/v2/apps/web/manifests/v1?ns=10.0.0.1%3A5000";
         assert_eq!(asked("HEAD", uri), manifest(web.clone(), "v1"));
         assert_eq!(asked("GET", "/v2/apps/web/manifests/v1"), manifest(web, "v1"));
-        let hub = Place::fronted("docker.io", "library/debian".parse().unwrap()).unwrap();
+        let hub = Place::at_origin("library/debian".parse().unwrap());
         let uri = "/v2/library/debian/manifests/12?ns=docker.io";
         assert_eq!(asked("GET", uri), manifest(hub, "12"));
         let digest = format!("sha256%3A{}", "a".repeat(64));
         let blob = asked("GET", &format!("/v2/a/blobs/b/blobs/{digest}"));
         assert!(
-            matches!(blob, Ok(Asked::Blob(place, ..)) if place.local().as_str() == "a/blobs/b")
+            matches!(blob, Ok(Asked::Blob(place, ..)) if place.repository().as_str() == "a/blobs/b")
         );
     }
 

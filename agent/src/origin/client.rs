@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::bytes::BytesReader;
-use super::session::{JoinAs, Sessions};
+use super::session::{JoinAs, Membership, Sessions};
 use super::{BlobStream, Fetch, Origin, OriginError, OriginMetrics, PlanStream};
 
 /// A dial that takes longer will not succeed in time for anyone.
@@ -54,6 +54,17 @@ pub struct OriginClient {
     sessions: Arc<Sessions>,
 }
 
+/// How the membership stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OriginStatus {
+    /// Whether there is a session that has not expired.
+    pub joined: bool,
+    /// Why not, in the last attempt's words.
+    pub error: Option<String>,
+    /// Zero when not joined.
+    pub session_expires_in: Duration,
+}
+
 impl OriginClient {
     /// A client that connects when it is first used; blocks on nothing.
     pub fn new(config: &ClientConfig, metrics: OriginMetrics) -> Result<Self, OriginError> {
@@ -84,6 +95,21 @@ impl OriginClient {
     /// Keeps the node joined until `shutdown`.
     pub async fn keep_joined(self: Arc<Self>, shutdown: CancellationToken) {
         self.sessions.keep(shutdown).await;
+    }
+
+    /// How the membership stands, for operators.
+    pub fn status(&self) -> OriginStatus {
+        match self.sessions.membership() {
+            Membership::Joining => OriginStatus::default(),
+            Membership::Joined(session) => OriginStatus {
+                joined: !session.expires_in().is_zero(),
+                error: None,
+                session_expires_in: session.expires_in(),
+            },
+            Membership::Apart(error) => {
+                OriginStatus { error: Some(error), ..OriginStatus::default() }
+            }
+        }
     }
 
     /// Makes a call with the session; when the origin does not know it, with the next one.

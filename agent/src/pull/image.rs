@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use longshore_proto::rpc::origin as rpc;
-use longshore_proto::{Descriptor, Digest, Reference, RepositoryName, Tag};
+use longshore_proto::{Descriptor, Digest, Tag};
 
 use super::ledger::{BlobLedger, OriginReason};
 use super::place::Place;
@@ -145,22 +145,11 @@ impl Images {
         known.images.iter().rev().find(here).cloned()
     }
 
-    /// The newest image of this name, for an operator.
-    pub fn explain(
-        &self,
-        repository: &RepositoryName,
-        reference: &Reference,
-    ) -> Option<Arc<Image>> {
+    /// The image that a tag means, as far as it was asked for here.
+    pub fn tagged(&self, place: &Place, tag: &Tag) -> Option<Arc<Image>> {
         let known = self.locked();
-        let meant = |image: &&Arc<Image>| {
-            let same = match reference {
-                Reference::Tag(tag) => image.locked_tags().contains(tag),
-                Reference::Digest(digest) => {
-                    image.root == *digest || image.manifests.contains(digest)
-                }
-            };
-            image.place.local() == repository && same
-        };
+        let meant =
+            |image: &&Arc<Image>| image.place == *place && image.locked_tags().contains(tag);
         known.images.iter().rev().find(meant).cloned()
     }
 

@@ -77,6 +77,11 @@ impl Entries {
         self.started.map_or(Duration::ZERO, |start| end.saturating_duration_since(start))
     }
 
+    /// Whether the last piece was verified.
+    pub const fn is_finished(&self) -> bool {
+        self.finished.is_some()
+    }
+
     /// Bytes from the origin, whatever the reason.
     pub fn origin_bytes(&self) -> u64 {
         self.origin.iter().map(|amount| amount.bytes).sum()

@@ -1,42 +1,44 @@
-//! Where something is asked for: a registry and a repository in it.
+//! Where something is asked for: a repository, of a registry that containerd names with `ns`.
 
 use longshore_proto::RepositoryName;
 
-/// A repository of the origin itself, or of a registry that the origin fronts.
+use crate::containerd::Namespace;
+
+/// Any registry.
+const ANY: &str = "_default";
+
+/// A repository of the origin. Origins that front other registries will have those here too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    namespace: String,
-    repository: RepositoryName,
-    local: RepositoryName,
-}
+pub struct Place(RepositoryName);
+
+/// The names under which containerd knows the origin: `containerd.registries`.
+#[derive(Clone, Debug)]
+pub struct Registries(Vec<Namespace>);
 
 impl Place {
     /// A repository of the origin itself.
-    pub fn at_origin(repository: RepositoryName) -> Self {
-        Self { namespace: String::new(), local: repository.clone(), repository }
+    pub const fn at_origin(repository: RepositoryName) -> Self {
+        Self(repository)
     }
 
-    /// A repository of the registry that containerd calls `namespace`; `None` when the two make no
-    /// name together.
-    pub fn fronted(namespace: &str, repository: RepositoryName) -> Option<Self> {
-        let host = namespace.to_ascii_lowercase().replace(':', ".");
-        let local = format!("{host}/{repository}").parse().ok()?;
-        Some(Self { namespace: namespace.to_owned(), repository, local })
-    }
-
-    /// As containerd's `ns`; empty for the origin itself.
-    pub fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
-    /// The name at the registry.
+    /// The repository's name, here and at the origin.
     pub const fn repository(&self) -> &RepositoryName {
-        &self.repository
+        &self.0
+    }
+}
+
+impl Registries {
+    /// These names.
+    pub const fn new(names: Vec<Namespace>) -> Self {
+        Self(names)
     }
 
-    /// The name here and at the origin: two registries may use the same one.
-    pub const fn local(&self) -> &RepositoryName {
-        &self.local
+    /// The place of a repository at the registry that containerd names; `None` when that one is
+    /// not served. A request without a name means the origin.
+    pub fn place(&self, namespace: Option<&str>, repository: RepositoryName) -> Option<Place> {
+        let served =
+            |name: &str| self.0.iter().any(|known| known.as_str() == name || known.as_str() == ANY);
+        namespace.is_none_or(served).then_some(Place(repository))
     }
 }
 
@@ -45,12 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_registries_never_share_a_name() {
-        let name: RepositoryName = "library/web".parse().unwrap();
-        let origin = Place::at_origin(name.clone());
-        let fronted = Place::fronted("docker.io", name.clone()).unwrap();
-        assert_eq!(fronted.local().as_str(), "docker.io/library/web");
-        assert_ne!(origin.local(), fronted.local());
-        assert!(Place::fronted("[::1]:5000", name).is_none());
+    fn serves_the_configured_names_only() {
+        let place = |names: &[&str], namespace| {
+            let names = names.iter().map(|name| name.parse().unwrap()).collect();
+            Registries::new(names).place(namespace, "library/web".parse().unwrap()).is_some()
+        };
+        assert!(place(&["10.0.0.1:5000"], Some("10.0.0.1:5000")) && place(&["a.example"], None));
+        assert!(!place(&["10.0.0.1:5000"], Some("10.0.0.1")));
+        assert!(place(&["_default"], Some("evil.example")));
     }
 }

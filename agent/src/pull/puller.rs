@@ -21,7 +21,7 @@ use super::download::Downloads;
 use super::fetcher::Fetcher;
 use super::image::{Image, Images};
 use super::metrics::PullMetrics;
-use super::place::Place;
+use super::place::{Place, Registries};
 use super::plan::{Plan, Wanted, read_plan, replay_plan};
 use super::tail::{self, Tail};
 use crate::origin::Origin;
@@ -37,6 +37,8 @@ const LAYERS_MAX: u64 = 1 << 16;
 /// What a pull needs to know.
 #[derive(Clone, Debug)]
 pub struct PullConfig {
+    /// Whose images are pulled.
+    pub registries: Registries,
     /// The only keys whose word counts.
     pub keys: PublicKeys,
     /// The platform whose image of an index is fetched.
@@ -188,6 +190,15 @@ impl Puller {
         Tail::new(self.clone(), blob, range)
     }
 
+    /// Whose images are pulled.
+    pub fn registries(&self) -> &Registries {
+        &self.0.config.registries
+    }
+
+    pub(super) fn recent_failure(&self, digest: &Digest) -> Option<BlobFailure> {
+        self.0.downloads.recent_failure(digest)
+    }
+
     /// The images that were planned.
     pub fn images(&self) -> &Images {
         &self.0.images
@@ -223,9 +234,9 @@ impl Puller {
     }
 
     async fn tagged(&self, place: &Place, tag: &Tag) -> Result<ServedManifest, PullError> {
-        let stored = self.0.store.tag(place.local(), tag);
+        let stored = self.0.store.tag(place.repository(), tag);
         let fresh = stored.as_ref().filter(|tag| tag.age < tag.fresh.min(TAG_FRESH_MAX));
-        if let Some(served) = fresh.and_then(|tag| self.from_disk(place, tag, false)) {
+        if let Some(served) = fresh.and_then(|tag| self.kept_manifest(place, tag, false)) {
             return Ok(served);
         }
         let error = match self.planned(place, Wanted::Tag(tag.clone())).await {
@@ -234,19 +245,19 @@ impl Puller {
             Err(error) => return Err(error),
         };
         let usable = stored.as_ref().filter(|tag| tag.age <= self.0.config.tag_stale_max);
-        let served = usable.and_then(|tag| self.from_disk(place, tag, true)).ok_or(error)?;
+        let served = usable.and_then(|tag| self.kept_manifest(place, tag, true)).ok_or(error)?;
         self.0.metrics.stale_tags.inc();
-        tracing::warn!(%tag, repository = %place.local(), "served a tag that the origin can not confirm");
+        tracing::warn!(%tag, repository = %place.repository(), "served a tag that the origin can not confirm");
         Ok(served)
     }
 
-    fn from_disk(&self, place: &Place, tag: &StoredTag, stale: bool) -> Option<ServedManifest> {
+    fn kept_manifest(&self, place: &Place, tag: &StoredTag, stale: bool) -> Option<ServedManifest> {
         let content = self.known_manifest(place, &tag.digest)?;
         Some(ServedManifest { digest: tag.digest, content, stale })
     }
 
     fn known_manifest(&self, place: &Place, digest: &Digest) -> Option<Content> {
-        let content = self.0.store.content(place.local(), digest)?;
+        let content = self.0.store.content(place.repository(), digest)?;
         Manifest::parse(&content.bytes, &content.media_type).is_ok().then_some(content)
     }
 
@@ -260,7 +271,7 @@ impl Puller {
     /// What can be served without a new plan; starts the fetching of what is not whole.
     fn known_blob(&self, place: &Place, digest: &Digest) -> Result<Option<ServedBlob>, PullError> {
         let store = &self.0.store;
-        if let Some(content) = store.content(place.local(), digest) {
+        if let Some(content) = store.content(place.repository(), digest) {
             return Ok(Some(ServedBlob::Inline(content)));
         }
         if let Some(image) = self.0.images.find_layer(place, digest)
@@ -270,10 +281,10 @@ impl Puller {
         }
         // Of an earlier process: its list was proven then, and is signed.
         let Some(blob) = store.blob(digest) else { return Ok(None) };
-        if !blob.repositories().contains(place.local()) {
+        if !blob.repositories().contains(place.repository()) {
             return Ok(None);
         }
-        self.fetch_alone(&blob, place.local());
+        self.fetch_alone(&blob, place.repository());
         Ok(Some(ServedBlob::Stored(blob)))
     }
 
@@ -293,7 +304,7 @@ impl Puller {
         let Some(list) = layer.planned.list.as_ref().filter(|_| !layer.inline) else {
             return Ok(None);
         };
-        let repository = image.place.local();
+        let repository = image.place.repository();
         let blob = self.0.store.open_blob(list, repository)?;
         let order = self.0.images.start_order(image) * LAYERS_MAX + at as u64;
         self.0.downloads.ensure(&blob, repository, order, &layer.ledger);
@@ -320,7 +331,7 @@ impl Puller {
     /// A task of its own, so that it goes on when the first who asked hangs up.
     fn begin_plan(&self, key: &PlanKey) -> SharedPlan {
         let (puller, key) = (self.clone(), key.clone());
-        let span = tracing::info_span!("plan", repository = %key.0.local());
+        let span = tracing::info_span!("plan", repository = %key.0.repository());
         let task = self.0.tasks.spawn(
             async move {
                 let planned = puller.plan(&key.0, &key.1).await;
@@ -357,12 +368,12 @@ impl Puller {
     async fn plan_from_origin(&self, place: &Place, wanted: &Wanted) -> Result<Planned, PullError> {
         self.0.metrics.plans.inc();
         let known = match wanted {
-            Wanted::Tag(tag) => self.0.store.tag(place.local(), tag).map(|tag| tag.digest),
+            Wanted::Tag(tag) => self.0.store.tag(place.repository(), tag).map(|tag| tag.digest),
             _ => None,
         };
-        let known = known.filter(|digest| self.0.store.plan(place.local(), digest).is_some());
+        let known = known.filter(|digest| self.0.store.plan(place.repository(), digest).is_some());
         let stream = self.0.origin.plan(self.request(place, wanted, known)).await?;
-        let plan = read_plan(stream, place.local(), wanted, &self.0.config.keys).await?;
+        let plan = read_plan(stream, place.repository(), wanted, &self.0.config.keys).await?;
         match plan.unchanged {
             Some(digest) if Some(digest) == known => {
                 let planned = self.plan_from_disk(place, digest).ok_or_else(gone)?;
@@ -391,7 +402,7 @@ impl Puller {
                 item: 0,
                 repository: place.repository().to_string(),
                 wanted: Some(asked),
-                namespace: place.namespace().to_owned(),
+                namespace: String::new(),
                 known_digest: known.map(|digest| digest.to_string()).unwrap_or_default(),
             }],
             platform: Some(self.0.config.platform.clone()),
@@ -426,7 +437,7 @@ impl Puller {
     }
 
     async fn keep(&self, place: &Place, plan: Arc<Plan>) -> Result<(), PullError> {
-        let (store, local) = (self.0.store.clone(), place.local().clone());
+        let (store, local) = (self.0.store.clone(), place.repository().clone());
         let kept = tokio::task::spawn_blocking(move || {
             for (descriptor, bytes) in plan.manifests.iter().chain(&plan.inline) {
                 let media_type = descriptor.media_type.clone();
@@ -452,7 +463,7 @@ impl Puller {
             return Ok(());
         }
         let fresh = Duration::from_millis(plan.fresh_ms.into());
-        let (store, local, tag) = (self.0.store.clone(), place.local().clone(), tag.clone());
+        let (store, local, tag) = (self.0.store.clone(), place.repository().clone(), tag.clone());
         tokio::task::spawn_blocking(move || store.put_tag(&local, &tag, &digest, fresh))
             .await
             .map_err(|error| PullError::Store(error.to_string()))?
@@ -466,9 +477,9 @@ impl Puller {
         {
             return Some(Planned { image, stale: false });
         }
-        let events = self.0.store.plan(place.local(), &digest)?;
+        let events = self.0.store.plan(place.repository(), &digest)?;
         let wanted = Wanted::Manifest(digest);
-        let plan = replay_plan(events, place.local(), &wanted, &self.0.config.keys).ok()?;
+        let plan = replay_plan(events, place.repository(), &wanted, &self.0.config.keys).ok()?;
         let root = plan.manifests.first()?.0.digest;
         Some(Planned { image: self.0.images.remember(place, root, &plan), stale: false })
     }
@@ -479,9 +490,9 @@ impl Puller {
             Wanted::Manifest(digest) => Reference::Digest(*digest),
             Wanted::Blob(_) => return None,
         };
-        let told = self.fetcher().ask_plan(place.local(), &reference).await?;
+        let told = self.fetcher().ask_plan(place.repository(), &reference).await?;
         let events = decode_relayed(told)?;
-        match replay_plan(events, place.local(), wanted, &self.0.config.keys) {
+        match replay_plan(events, place.repository(), wanted, &self.0.config.keys) {
             Ok(plan) => {
                 self.0.metrics.plans_without_origin.inc();
                 let stale = matches!(wanted, Wanted::Tag(_));
