@@ -5,6 +5,7 @@
 
 mod bytes;
 mod client;
+pub mod memory;
 mod metrics;
 mod session;
 
