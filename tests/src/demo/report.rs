@@ -44,7 +44,7 @@ pub(super) fn write(figures: &Figures, path: &Path) -> Result<()> {
 /// Prints the table and the ratios below it.
 pub(super) fn print(figures: &Figures) {
     println!("\n{}\n", table(&figures.per_node));
-    let line = |what: &str, value: String| println!("{what:<46} {value}");
+    let line = |what: &str, value: String| println!("{what:<50} {value}");
     line(
         "origin's egress over the image's size",
         format!(
