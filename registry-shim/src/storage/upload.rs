@@ -206,7 +206,7 @@ impl Storage {
         appender: Appender,
     ) -> Result<Progress, UploadError> {
         let from = appender.from;
-        let progress = appender.finish().await?;
+        let mut progress = appender.finish().await?;
         if progress.offset() == from {
             return Ok(progress);
         }
@@ -221,6 +221,7 @@ impl Storage {
             states: STANDARD.encode(saved.states),
         };
         if self.create(&layout::upload_progress(session.id, from), encode(&record)).await? {
+            progress.saved = progress.segments.len();
             return Ok(progress);
         }
         self.discard(&progress.segments[progress.saved..]).await;
