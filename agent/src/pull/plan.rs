@@ -207,11 +207,15 @@ impl<'a> Reader<'a> {
             return Err(invalid("it is about something else"));
         }
         let named = named(&plan.manifests, wanted)?;
-        let stray = |d: &Digest| !named.contains(d) || !statement.layers.contains(d);
-        if plan.layers.iter().any(|layer| stray(&layer.descriptor.digest))
-            || plan.inline.iter().any(|(descriptor, _)| !named.contains(&descriptor.digest))
-        {
-            return Err(invalid("a blob is not of this image"));
+        let of_image = |d: &Digest| named.contains(d);
+        let member = |d: &Digest| of_image(d) && statement.layers.contains(d);
+        let layer_holds = |layer: &PlannedLayer| match layer.list {
+            Some(_) => member(&layer.descriptor.digest),
+            None => of_image(&layer.descriptor.digest),
+        };
+        let inline_holds = plan.inline.iter().all(|(descriptor, _)| member(&descriptor.digest));
+        if !plan.layers.iter().all(layer_holds) || !inline_holds {
+            return Err(invalid("a blob is no verified member of this image"));
         }
         Ok(plan)
     }
