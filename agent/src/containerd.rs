@@ -7,6 +7,7 @@ mod hosts;
 mod namespace;
 mod secret;
 
+pub(crate) use hosts::reachable;
 pub use hosts::{Hosts, HostsError, MirrorHost, WrittenHosts, remove_ours};
 pub use namespace::{InvalidNamespace, Namespace};
 pub use secret::MirrorSecret;

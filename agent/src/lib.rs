@@ -5,11 +5,15 @@
 //! `origin` and `store`. Nothing points back.
 
 pub mod admin;
+pub mod agent;
 mod arguments;
 pub mod cli;
 pub mod config;
 pub mod containerd;
 pub mod control;
+mod daemon;
+#[cfg(feature = "test-hooks")]
+mod hooks;
 pub mod identity;
 pub mod metrics;
 pub mod mirror;
@@ -21,3 +25,5 @@ pub mod store;
 pub mod swarm;
 pub mod watchdog;
 pub mod worker;
+
+pub use daemon::main_from;

@@ -12,8 +12,6 @@ mod metrics;
 mod patience;
 mod route;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,20 +61,14 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Takes the port.
-    pub async fn bind(
-        listen: SocketAddr,
+    /// A mirror on this port, which it answers once it runs.
+    pub fn new(
+        listener: TcpListener,
         options: MirrorOptions,
         puller: Puller,
         metrics: MirrorMetrics,
-    ) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
-        Ok(Self { listener, handler: Arc::new(Handler::new(options, puller, metrics)) })
-    }
-
-    /// Where it listens.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    ) -> Self {
+        Self { listener, handler: Arc::new(Handler::new(options, puller, metrics)) }
     }
 
     /// Serves until `shutdown`, then drains.

@@ -2,19 +2,19 @@
 //!
 //! Owns the signals and the token's tree. The order is: hosts.toml goes, so that containerd stops
 //! coming; front doors take nothing new and finish what they have; then the rooms behind them
-//! end. A second signal ends the process at once. Nothing here waits longer than [`GRACE`].
+//! end. A second signal ends the process at once. Nothing waits longer than [`DRAIN`] and
+//! [`SETTLE`].
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long answers under way may take to finish; containerd resumes the rest elsewhere.
-pub const DRAIN: Duration = Duration::from_secs(5);
-/// How long the rooms behind may take after that.
+/// How long the front doors may take: the mirror's own grace, and a little to say so.
+pub const DRAIN: Duration = crate::mirror::DRAIN_GRACE.saturating_add(Duration::from_secs(1));
+/// How long the rooms behind them may take after that. Both together are less than the unit's
+/// TimeoutStopSec.
 pub const SETTLE: Duration = Duration::from_secs(3);
-/// All of it; the unit's TimeoutStopSec is longer.
-pub const GRACE: Duration = DRAIN.saturating_add(SETTLE);
 
 /// The tokens of one agent.
 #[derive(Clone, Debug, Default)]

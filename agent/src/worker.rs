@@ -1,7 +1,8 @@
 //! Background loops: each has a name, an owner and an end, and shows in `longshore status`.
 //!
 //! Owns the tasks that it started and joins them. A loop that ends before its time is an error of
-//! ours: it is logged, shown as `failed`, and the agent goes on without it.
+//! ours: it is logged, shown as `failed`, and [`Workers::failed`] tells the agent, which ends, so
+//! that the service manager starts a whole one instead of a half one going on.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,6 +20,7 @@ use tracing::Instrument;
 pub struct Workers {
     tasks: TaskTracker,
     shown: Arc<Mutex<BTreeMap<&'static str, Shown>>>,
+    failed: CancellationToken,
 }
 
 /// How a loop stands.
@@ -50,7 +52,7 @@ impl Workers {
         let step = Step { name, shown: Arc::clone(&self.shown) };
         step.show("running", String::new());
         let work = AssertUnwindSafe(work(shutdown.clone(), step.clone())).catch_unwind();
-        let shutdown = shutdown.clone();
+        let (shutdown, failed) = (shutdown.clone(), self.failed.clone());
         let watched = async move {
             let ended = work.await;
             if ended.is_ok() && shutdown.is_cancelled() {
@@ -58,6 +60,7 @@ impl Workers {
             } else {
                 tracing::error!(worker = name, panicked = ended.is_err(), "a worker ended early");
                 step.show("failed", String::new());
+                failed.cancel();
             }
         };
         self.tasks.spawn(watched.instrument(tracing::info_span!("worker", name)));
@@ -66,6 +69,11 @@ impl Workers {
     /// All loops, by name.
     pub fn shown(&self) -> BTreeMap<&'static str, Shown> {
         self.shown.lock().expect("nothing panics while it holds the table").clone()
+    }
+
+    /// Waits until a loop has ended before its time.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Waits for all loops to end, at most this long; false when some did not.
@@ -110,6 +118,7 @@ mod tests {
         let (workers, shutdown) = (Workers::default(), CancellationToken::new());
         workers.spawn("breaking", &shutdown, |_, _| async { panic!("as planned") });
         workers.spawn("staying", &shutdown, |_, _| std::future::pending());
+        workers.failed().await;
         assert!(!workers.join(Duration::from_secs(1)).await);
         assert_eq!(workers.shown()["breaking"].status, "failed");
     }

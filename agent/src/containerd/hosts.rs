@@ -181,11 +181,8 @@ fn write_secret(path: &Path, text: &str) -> io::Result<()> {
 fn text(registry: &Namespace, mirror: &MirrorHost) -> String {
     let host = reachable(mirror.address);
     let mut text = format!("{MARKER}\n");
-    // Images of another registry fall back to that registry, as if there were no agent: without
-    // `server`, containerd takes the namespace itself, over HTTPS.
-    if Namespace::of_origin(&mirror.origin).as_ref() == Ok(registry) {
-        let origin = mirror.origin.as_str().trim_end_matches('/');
-        text += &format!("server = \"{origin}\"\n");
+    if let Some(server) = server(registry, &mirror.origin) {
+        text += &format!("server = \"{server}\"\n");
     }
     text += &format!("\n[host.\"http://{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
     if let Some(secret) = &mirror.secret {
@@ -195,7 +192,19 @@ fn text(registry: &Namespace, mirror: &MirrorHost) -> String {
     text
 }
 
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// Where containerd goes when the mirror does not serve: the registry itself. Every name in the
+/// configuration is one of the origin's, so it is spoken to as the origin is; over HTTPS containerd
+/// finds it without being told, and so it does for `_default`, which is no name.
+fn server(registry: &Namespace, origin: &Url) -> Option<String> {
+    let named = registry.as_str();
+    if Namespace::of_origin(origin).as_ref() == Ok(registry) {
+        return Some(origin.as_str().trim_end_matches('/').to_owned());
+    }
+    (origin.scheme() == "http" && !registry.is_default()).then(|| format!("http://{named}"))
+}
+
+/// Where a local client reaches a listener: an unspecified address stands for loopback.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

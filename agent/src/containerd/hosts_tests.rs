@@ -51,13 +51,14 @@ fn an_open_mirror_needs_no_header_and_every_address_is_reached_on_loopback() {
 }
 
 #[test]
-fn another_registrys_images_fall_back_to_that_registry() {
+fn another_name_of_the_origin_falls_back_to_that_name() {
     let directory = tempfile::tempdir().unwrap();
-    hosts(directory.path(), &["docker.io", "_default"]).write(&mirror()).unwrap();
-    for name in ["docker.io", "_default"] {
-        let text = fs::read_to_string(directory.path().join(name).join("hosts.toml")).unwrap();
-        assert!(!text.contains("server"), "{text}");
-    }
+    hosts(directory.path(), &["registry.example:5000", "_default"]).write(&mirror()).unwrap();
+    let read = |name| fs::read_to_string(directory.path().join(name).join("hosts.toml")).unwrap();
+    let named = read("registry.example_5000_");
+    assert!(named.contains("server = \"http://registry.example:5000\"\n"), "{named}");
+    let default = read("_default");
+    assert!(!default.contains("server"), "{default}");
 }
 
 #[test]

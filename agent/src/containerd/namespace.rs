@@ -37,6 +37,11 @@ impl Namespace {
         &self.0
     }
 
+    /// Whether it stands for every registry without a directory of its own.
+    pub fn is_default(&self) -> bool {
+        self.0 == DEFAULT
+    }
+
     /// Directories below containerd's `config_path` that it looks for, the first that exists wins
     /// (containerd, `core/remotes/docker/config/hosts.go`): `host_port_`, then `host:port`.
     pub(super) fn directories(&self) -> Vec<PathBuf> {

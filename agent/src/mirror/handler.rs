@@ -73,6 +73,7 @@ impl Handler {
     }
 
     fn count(&self, status: StatusCode) {
+        self.metrics.answers.inc();
         self.metrics.requests.get_or_create(&StatusLabel { status: status.as_u16() }).inc();
         if matches!(status.as_u16(), 401 | 403 | 404 | 500..=599) {
             self.metrics.handed_on.inc();

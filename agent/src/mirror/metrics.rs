@@ -22,6 +22,8 @@ pub struct StatusLabel {
 pub struct MirrorMetrics {
     /// Answers by status, when their head is ready.
     pub requests: Family<StatusLabel, Counter>,
+    /// Their sum, for operators; not registered.
+    pub answers: Counter,
     /// Answers that send containerd to its next host.
     pub handed_on: Counter,
     /// Bodies that broke off, so that containerd resumes elsewhere; not clients that left.
@@ -38,6 +40,7 @@ impl Default for MirrorMetrics {
     fn default() -> Self {
         Self {
             requests: Family::default(),
+            answers: Counter::default(),
             handed_on: Counter::default(),
             broken_bodies: Counter::default(),
             sent_bytes: Counter::default(),

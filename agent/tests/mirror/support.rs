@@ -306,10 +306,10 @@ impl Agent {
             secret: options.secret.clone(),
             first_byte_timeout: options.first_byte_timeout,
         };
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let mirror = Mirror::bind(listen, mirror_options, puller.clone(), MirrorMetrics::default());
-        let mirror = mirror.await.unwrap();
-        let url = format!("http://{}", mirror.local_addr().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mirror =
+            Mirror::new(listener, mirror_options, puller.clone(), MirrorMetrics::default());
         let tasks = vec![joined, tokio::spawn(mirror.run(shutdown.clone()))];
         Self { url, puller, store, fetcher, pulls, stored, shutdown, tasks }
     }
