@@ -1,0 +1,202 @@
+//! A registry in this process, behind the same door as `main`'s, and what a client needs.
+
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
+
+use std::net::SocketAddr;
+
+use longshore_proto::sign::{PublicKey, PublicKeys};
+use longshore_proto::{Algorithm, Digest, media_type};
+use longshore_registry::Instance;
+use longshore_registry::config::Config;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A running registry on free ports; its files go when it is dropped.
+pub struct TestRegistry {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub key: PublicKey,
+    pub client: Client,
+    pub directory: TempDir,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl TestRegistry {
+    /// On a local directory.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn start_in(directory: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.serve.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.admin.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let store = format!("file://{}", directory.path().join("store").display());
+        config.storage.url = store.parse().unwrap();
+        config.identity.signing_key_file = directory.path().join("keys/signing.pem");
+        change(&mut config);
+        let instance = Instance::start(&config).await.unwrap();
+        let (address, admin) = (instance.address(), instance.admin_address());
+        let key = instance.public_key();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(instance.run(shutdown.clone()));
+        // Another test of this process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder().build().unwrap();
+        Self { address, admin, key, client, directory, shutdown, running }
+    }
+
+    /// Ends it, drained, and starts another on the same store and keys.
+    pub async fn restart(self) -> Self {
+        let directory = self.stop().await;
+        Self::start_in(directory, |_| {}).await
+    }
+
+    pub async fn stop(self) -> TempDir {
+        self.shutdown.cancel();
+        // Kept connections would be waited for.
+        drop(self.client);
+        self.running.await.unwrap();
+        self.directory
+    }
+
+    pub fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn keys(&self) -> PublicKeys {
+        PublicKeys::new([self.key.clone()])
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.request(Method::GET, path).send().await.unwrap()
+    }
+
+    pub async fn head(&self, path: &str) -> Response {
+        self.request(Method::HEAD, path).send().await.unwrap()
+    }
+
+    pub async fn delete(&self, path: &str) -> Response {
+        self.request(Method::DELETE, path).send().await.unwrap()
+    }
+
+    /// Begins an upload; its path.
+    pub async fn begin_upload(&self, repository: &str) -> String {
+        let path = format!("/v2/{repository}/blobs/uploads/");
+        let response = self.request(Method::POST, &path).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        header(&response, LOCATION.as_str())
+    }
+
+    /// POST, then PUT with all bytes.
+    pub async fn push_blob(&self, repository: &str, content: &[u8]) -> Digest {
+        let digest = sha256(content);
+        let location = self.begin_upload(repository).await;
+        let put = self
+            .request(Method::PUT, &format!("{location}?digest={digest}"))
+            .body(content.to_vec())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(put.status(), StatusCode::CREATED, "{}", put.text().await.unwrap());
+        digest
+    }
+
+    pub async fn put_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        content: &str,
+    ) -> Response {
+        self.request(Method::PUT, &format!("/v2/{repository}/manifests/{reference}"))
+            .header(CONTENT_TYPE, media_type)
+            .body(content.to_owned())
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// An image of these layers under that tag; its manifest's digest.
+    pub async fn push_image(&self, repository: &str, tag: &str, layers: &[&[u8]]) -> Digest {
+        let config = br#"{"architecture":"amd64","os":"linux"}"#;
+        self.push_blob(repository, config).await;
+        for layer in layers {
+            self.push_blob(repository, layer).await;
+        }
+        let manifest = image_manifest(config, layers);
+        let put = self.put_manifest(repository, tag, media_type::OCI_MANIFEST, &manifest).await;
+        assert_eq!(put.status(), StatusCode::CREATED, "{}", put.text().await.unwrap());
+        sha256(manifest.as_bytes())
+    }
+
+    pub async fn metric(&self, name: &str) -> u64 {
+        let url = format!("http://{}/metrics", self.admin);
+        let text = self.client.get(url).send().await.unwrap().text().await.unwrap();
+        let values =
+            text.lines().filter_map(|line| line.strip_prefix(name)?.split(' ').next_back());
+        values.map(|value| value.parse::<f64>().unwrap() as u64).sum()
+    }
+}
+
+pub fn image_manifest(config: &[u8], layers: &[&[u8]]) -> String {
+    let descriptor = |media_type: &str, content: &[u8]| {
+        let (digest, size) = (sha256(content), content.len());
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
+    };
+    let layers: Vec<String> = layers
+        .iter()
+        .map(|layer| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", layer))
+        .collect();
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{},"layers":[{}]}}"#,
+        media_type::OCI_MANIFEST,
+        descriptor("application/vnd.oci.image.config.v1+json", config),
+        layers.join(",")
+    )
+}
+
+pub fn sha256(content: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, content)
+}
+
+pub fn content(bytes: usize, seed: usize) -> Vec<u8> {
+    (0..bytes).map(|i| ((i + seed) * 31 % 251) as u8).collect()
+}
+
+pub fn header(response: &Response, name: &str) -> String {
+    let value = response.headers().get(name);
+    value.unwrap_or_else(|| panic!("no {name}")).to_str().unwrap().to_owned()
+}
+
+pub fn content_length(response: &Response) -> u64 {
+    header(response, CONTENT_LENGTH.as_str()).parse().unwrap()
+}
+
+/// The status and the first error's code.
+pub async fn refusal(response: Response) -> (u16, String) {
+    let status = response.status().as_u16();
+    let body: serde_json::Value = response.json().await.unwrap();
+    (status, body["errors"][0]["code"].as_str().unwrap().to_owned())
+}
+
+/// A refusal as the specification names it.
+pub fn refused(status: u16, code: &str) -> (u16, String) {
+    (status, code.to_owned())
+}
