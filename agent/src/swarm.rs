@@ -5,4 +5,4 @@
 
 pub mod engine;
 pub mod transport;
-pub mod wire;
+mod wire;

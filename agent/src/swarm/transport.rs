@@ -5,6 +5,14 @@
 //! deadline; a peer that breaks the rules is dropped and costs the others nothing. Everything ends
 //! when the shutdown token it was started with is cancelled.
 
+#[cfg(test)]
+mod contract;
+pub mod libp2p;
+mod link;
+pub mod memory;
+mod session;
+mod table;
+
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
