@@ -34,7 +34,8 @@ pub const EVENTS_MAX: usize = 256;
 pub trait Transport: Send + Sync + Debug {
     /// Connects to a peer. Answered by exactly one [`TransportEvent::Up`] (also of a connection
     /// that the peer opened meanwhile) or [`TransportEvent::DialFailed`]; several dials of a peer
-    /// share one answer, and the dial of a connected peer has none.
+    /// share one answer, and the dial of a connected peer has none. While 1024 dials are
+    /// unanswered, further ones are ignored.
     fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>);
 
     /// Ends the connection; what still waits for that peer is dropped, and

@@ -252,6 +252,27 @@ async fn a_port_that_says_nothing_costs_the_handshake_timeout_and_one_answer() {
 }
 
 #[tokio::test]
+async fn a_machine_that_does_not_answer_costs_the_dial_timeout() {
+    let mut config = config();
+    config.dial_timeout = Duration::from_millis(200);
+    config.handshake_timeout = PATIENCE;
+    let mut node = node(config).await;
+    // A full backlog drops further connections in silence, as a dead machine does.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let addr = full.local_addr().unwrap().as_socket().unwrap();
+    let _waiting = std::net::TcpStream::connect(addr).unwrap();
+
+    let begun = Instant::now();
+    node.transport.dial(PeerId::random(), vec![multiaddr(addr)]);
+    let event = node.event().await;
+    assert!(matches!(event, TransportEvent::DialFailed { .. }), "{event:?}");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
 async fn a_taken_port_is_said_so() {
     let node = node(config()).await;
     let mut taken = config();
