@@ -161,3 +161,7 @@ fn chain(error: &reqwest::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "bytes_tests.rs"]
+mod tests;

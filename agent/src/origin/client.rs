@@ -26,8 +26,9 @@ use super::{BlobStream, Fetch, Origin, OriginError, OriginMetrics, PlanStream};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the answer to one unary call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two events of a plan, and before the first.
-const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two events of a plan, and before the first: well below the mirror's usual bound on a
+/// first byte, so that there is time left to ask peers.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Largest message: a plan's event with an inline manifest of 4 MiB, or the states of a blob of
 /// 1 TiB in pieces of 4 MiB (8 MiB), with room.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -207,3 +208,7 @@ pub(super) fn origin_error(status: &Status) -> OriginError {
         code => OriginError::Unavailable(format!("{code:?}: {message}")),
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

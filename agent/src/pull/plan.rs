@@ -272,3 +272,7 @@ fn plan_error(error: &rpc::PlanError) -> PullError {
 fn invalid(why: &str) -> PullError {
     PullError::Invalid(why.to_owned())
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
