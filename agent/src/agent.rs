@@ -211,12 +211,14 @@ impl Agent {
         self.metrics.hosts_written.set(0);
         self.shutdown.doors.cancel();
         let drained = self.doors.join(DRAIN).await;
+        tracing::debug!(drained, "front doors are shut");
         self.shutdown.rooms.cancel();
         self.shutdown.watch.cancel();
         let settled = self.rooms.join(SETTLE).await;
         if !drained || !settled {
             tracing::warn!(drained, settled, "some workers did not end in time");
         }
+        tracing::info!("stopped");
         drained && settled
     }
 
@@ -261,6 +263,7 @@ impl Agent {
     /// Until the first attempt to join has ended, within bounds.
     async fn await_origin(&self, origin: &OriginClient) {
         self.readiness.send_replace(Readiness::Not("joining the origin"));
+        self.notify.status("joining the origin");
         let mut membership = origin.sessions().changes();
         let tried = membership.wait_for(|now| !matches!(now, Membership::Joining));
         if !matches!(tokio::time::timeout(JOIN_PATIENCE, tried).await, Ok(Ok(_))) {

@@ -248,6 +248,9 @@ fn bad(key: &str, message: impl Into<String>) -> SettingsError {
 }
 
 fn origin(raw: &RawConfig) -> Result<OriginConfig, SettingsError> {
+    if raw.origin.url.is_empty() {
+        return Err(bad("origin.url", "is required, for example http://10.77.0.1:5000"));
+    }
     let url: Url =
         raw.origin.url.parse().map_err(|error| bad("origin.url", format!("not a URL: {error}")))?;
     if url.scheme() != "http" {
@@ -257,7 +260,10 @@ fn origin(raw: &RawConfig) -> Result<OriginConfig, SettingsError> {
         return Err(bad("origin.url", "not http://host:port"));
     }
     if raw.origin.signing_keys.is_empty() {
-        return Err(bad("origin.signing_keys", "at least one KID:BASE64 is needed"));
+        return Err(bad(
+            "origin.signing_keys",
+            "is required: `longshore-registry keys show` prints them",
+        ));
     }
     let keys = raw.origin.signing_keys.iter().map(|key| key.parse::<PublicKey>());
     let keys = keys

@@ -5,7 +5,7 @@
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 /// What every name begins with.
 const PREFIX: &str = "longshore";
@@ -29,7 +29,8 @@ pub struct AgentMetrics {
     pub hosts_written: Gauge,
     /// Registries that were left alone because of somebody else's hosts.toml.
     pub hosts_foreign: Gauge,
-    /// Longest time that the runtime polled nothing since start, in milliseconds.
+    /// Longest time between two beats of the runtime since start, in milliseconds; they come
+    /// every 200 ms.
     pub runtime_silence_longest: Gauge,
 }
 
@@ -50,10 +51,9 @@ impl AgentMetrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
-        registry.register_with_unit(
-            "runtime_silence_longest",
-            "Longest time in which the runtime polled nothing",
-            Unit::Other("milliseconds".into()),
+        registry.register(
+            "runtime_silence_longest_ms",
+            "Longest time between two beats of the runtime",
             metrics.runtime_silence_longest.clone(),
         );
         metrics

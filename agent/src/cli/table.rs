@@ -11,8 +11,9 @@ pub(super) fn table(header: &[&str], right: std::ops::Range<usize>) -> Table {
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().copied());
-    for at in right {
-        if let Some(column) = table.column_mut(at) {
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        if right.contains(&at) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

@@ -10,6 +10,7 @@ use super::LogFormat;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawConfig {
+    #[serde(default)]
     pub(super) origin: Origin,
     #[serde(default)]
     pub(super) node: Node,
@@ -31,12 +32,11 @@ pub struct RawConfig {
     pub(super) log: Log,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Origin {
     pub(super) url: String,
     pub(super) signing_keys: Vec<String>,
-    #[serde(default)]
     pub(super) token_file: PathBuf,
 }
 

@@ -68,9 +68,9 @@ fn every_value_that_can_not_work_is_refused_by_name() {
 #[test]
 fn the_required_ones_are_missed_by_name() {
     let error = load("[origin]\nurl = \"http://a:1\"\n", &[]).unwrap_err();
-    assert!(error.starts_with("config: origin.signing_keys: missing field"), "{error}");
+    assert!(error.starts_with("config: origin.signing_keys: is required"), "{error}");
     let error = load("", &[]).unwrap_err();
-    assert!(error.starts_with("config: origin: missing field"), "{error}");
+    assert!(error.starts_with("config: origin.url: is required"), "{error}");
     let error = load(&format!("{}[mirror]\nlistn = 1\n", minimal()), &[]).unwrap_err();
     assert!(error.starts_with("config: mirror.listn: unknown field"), "{error}");
 }
