@@ -44,33 +44,43 @@ fn configured(host: &Host, binary: &str, text: &str, more: &[&str]) -> Result<Co
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_configuration_is_one_line_with_the_key_and_exit_64() {
     in_lab(async |stage| {
+        let registry = Registry::start(&stage.lab.host("registry", Rate::UNSHAPED)?).await?;
         let host = stage.lab.host("node1", Rate::UNSHAPED)?;
-        let good = "[origin]\nurl = \"http://10.77.0.9:5000\"\nsigning_keys = []\n";
-        let cases = [
-            ("longshore-agent", "[mirror]\nlisten_adress = \"x\"\n", "mirror.listen_adress"),
-            ("longshore-agent", "[mirror]\nlisten = \"nowhere\"\n", "mirror.listen"),
-            ("longshore-agent", "[mirror]\nopen = \"perhaps\"\n", "mirror.open"),
-            ("longshore-agent", "[store]\nbytes_max = -1\n", "store.bytes_max"),
+        let origin = format!(
+            "[origin]\nurl = \"{}\"\nsigning_keys = [\"{}\"]\n",
+            registry.url(),
+            registry.signing_keys()
+        );
+        let agents = [
+            ("[mirror]\nlisten_adress = \"x\"\n", "mirror.listen_adress"),
+            ("[mirror]\nlisten = \"nowhere\"\n", "mirror.listen"),
+            ("[mirror]\nopen = \"perhaps\"\n", "mirror.open"),
+            ("[store]\nbytes_max = -1\n", "store.bytes_max"),
+        ]
+        .map(|(text, key)| ("longshore-agent", format!("{origin}{text}"), key));
+        let others = [
+            ("longshore-agent", "", "origin.url"),
             (
                 "longshore-agent",
-                "[origin]\nurl = \"http://10.77.0.9:5000\"\n",
+                "[origin]\nurl = \"http://10.77.0.1:5000\"\n",
                 "origin.signing_keys",
             ),
-            ("longshore-agent", "", "origin."),
             ("longshore-registry", "[serve]\nlisten = \"nowhere\"\n", "serve.listen"),
             ("longshore-registry", "[serv]\nlisten = \"0.0.0.0:1\"\n", "serv"),
             ("longshore-registry", "[storage]\nurl = \"ftp://x\"\n", "storage.url"),
-        ];
-        for (binary, text, key) in cases {
-            let finished = end_of(&host, configured(&host, binary, text, &[])?).await?;
+        ]
+        .map(|(binary, text, key)| (binary, text.to_owned(), key));
+        for (binary, text, key) in agents.into_iter().chain(others) {
+            let finished = end_of(&host, configured(&host, binary, &text, &[])?).await?;
             assert_one_line(&finished, key);
             assert_eq!(finished.code, Some(EXIT_CONFIGURATION), "{binary} with {text:?}");
         }
         let flags = ["--mirror-first-byte-timeout-ms", "soon"];
-        let finished = end_of(&host, configured(&host, "longshore-agent", good, &flags)?).await?;
+        let finished =
+            end_of(&host, configured(&host, "longshore-agent", &origin, &flags)?).await?;
         assert_one_line(&finished, "mirror");
         assert_eq!(finished.code, Some(EXIT_CONFIGURATION));
-        let (line, _) = configured(&host, "longshore-agent", good, &[])?;
+        let (line, _) = configured(&host, "longshore-agent", &origin, &[])?;
         let environment = vec![("LONGSHORE_WATCHDOG_TIMEOUT_MS".to_owned(), "never".to_owned())];
         let finished = end_of(&host, (line, environment)).await?;
         assert_one_line(&finished, "watchdog.timeout_ms");
@@ -132,11 +142,12 @@ async fn a_port_already_taken_is_one_clear_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_cannot_be_used_is_one_clear_line() {
     in_lab(async |stage| {
+        let registry = Registry::start(&stage.lab.host("registry", Rate::UNSHAPED)?).await?;
         let host = stage.lab.host("node1", Rate::UNSHAPED)?;
         let file = host.directory().join("a-file");
         std::fs::write(&file, "").during(|| file.display().to_string())?;
         let below = file.join("store").display().to_string();
-        let options = AgentOptions::at("http://10.77.0.9:5000", KEY).with("store.path", &below);
+        let options = AgentOptions::joined(&registry).with("store.path", &below);
         let finished = end_of(&host, agent::command(&host, &options)?).await?;
         assert_one_line(&finished, &below);
         assert!(finished.code.is_some_and(|code| EXIT_UNUSABLE.contains(&code)), "{finished:?}");
@@ -144,9 +155,6 @@ async fn a_disk_that_cannot_be_used_is_one_clear_line() {
     })
     .await;
 }
-
-/// Any Ed25519 public key (the base point's encoding); nobody signs with it.
-const KEY: &str = "unused:WGZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY=";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_starts_without_its_origin_and_serves_when_it_comes() {
