@@ -104,22 +104,41 @@ impl Pulse {
 }
 
 fn watch(pulse: &Pulse, timeout: Duration, bark: &Bark) {
-    let timeout_ms = timeout.as_millis() as u64;
-    let (mut looked, mut since) = (pulse.now_ms(), pulse.now_ms());
+    let mut silence = Silence::new(timeout, pulse.now_ms());
     while !pulse.stopped.load(Ordering::Relaxed) {
         thread::park_timeout(LOOK_PERIOD);
-        let now = pulse.now_ms();
-        // Where this thread itself did not run (a stopped process, a starved machine), the
-        // runtime had no chance to beat either: the count begins anew.
-        if now - looked > timeout_ms / 2 {
-            since = now;
-        }
-        looked = now;
-        since = since.max(pulse.beat.load(Ordering::Relaxed));
-        if now.saturating_sub(since) > timeout_ms {
-            bark(Duration::from_millis(now - since));
+        let looked = silence.look(pulse.now_ms(), pulse.beat.load(Ordering::Relaxed));
+        if let Some(silent_ms) = looked {
+            bark(Duration::from_millis(silent_ms));
             return;
         }
+    }
+}
+
+/// What the thread concludes from its looks; all times are milliseconds of one clock.
+#[derive(Debug)]
+struct Silence {
+    timeout_ms: u64,
+    looked: u64,
+    since: u64,
+}
+
+impl Silence {
+    fn new(timeout: Duration, now: u64) -> Self {
+        Self { timeout_ms: timeout.as_millis() as u64, looked: now, since: now }
+    }
+
+    /// How long the runtime has been silent, once that is too long.
+    fn look(&mut self, now: u64, beat: u64) -> Option<u64> {
+        // Where this thread itself did not run (a stopped process, a starved machine), the
+        // runtime had no chance to beat either: the count begins anew.
+        if now.saturating_sub(self.looked) > self.timeout_ms / 2 {
+            self.since = now;
+        }
+        self.looked = now;
+        self.since = self.since.max(beat);
+        let silent = now.saturating_sub(self.since);
+        (silent > self.timeout_ms).then_some(silent)
     }
 }
 
@@ -150,6 +169,25 @@ mod tests {
         let (barks, heard) = mpsc::channel();
         let bark: Bark = Box::new(move |silent| barks.send(silent).unwrap());
         (Watchdog::start_with(timeout, bark).unwrap(), heard)
+    }
+
+    #[test]
+    fn a_time_in_which_the_watcher_did_not_run_either_does_not_count() {
+        let mut silence = Silence::new(Duration::from_secs(2), 0);
+        assert_eq!(silence.look(100, 50), None);
+        // An hour of suspend; the runtime's next beat is still to come.
+        assert_eq!(silence.look(3_600_100, 50), None);
+        let mut looks = (3_600_200..).step_by(100).map(|now| silence.look(now, 50));
+        let barked = looks.by_ref().position(|silent| silent.is_some());
+        assert_eq!(barked, Some(20), "it counts from the awakening on");
+    }
+
+    #[test]
+    fn late_beats_keep_it_quiet() {
+        let mut silence = Silence::new(Duration::from_secs(2), 0);
+        let barks =
+            (100..60_000).step_by(100).filter_map(|now| silence.look(now, now / 1900 * 1900));
+        assert_eq!(barks.count(), 0);
     }
 
     #[test]
