@@ -73,6 +73,11 @@ impl PieceSet {
         piece.0 < self.pieces && self.words[piece.0 as usize / 64] >> (piece.0 % 64) & 1 == 1
     }
 
+    /// The set as words of 64 pieces, least significant bit first; bits past the end are zero.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// How many pieces are in.
     pub const fn len(&self) -> u32 {
         self.held
