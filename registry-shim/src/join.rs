@@ -133,7 +133,7 @@ pub(crate) fn reachable(addresses: &[String], observed: IpAddr) -> Vec<String> {
     let fits = |address: &&String| {
         address.len() <= ADDRESS_CHARS_MAX && address.starts_with('/') && address.is_ascii()
     };
-    let observed = match observed {
+    let observed = match canonical(observed) {
         IpAddr::V4(v4) => format!("/ip4/{v4}"),
         IpAddr::V6(v6) => format!("/ip6/{v6}"),
     };

@@ -99,7 +99,7 @@ impl Instance {
             storage: CachedStorage::new(storage, key.clone()),
             auth: Auth::new(&key),
             tokens,
-            tracker: TrackerHandle::new(u64::from(period_ms), metrics.tracker.clone()),
+            tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             key,
             metrics,
             advertise: config.serve.advertise.clone(),

@@ -7,6 +7,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::tracker::TrackerMetrics;
+
 /// A request's route and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -59,25 +61,6 @@ pub struct Metrics {
     pub tracker: TrackerMetrics,
 }
 
-/// The tracker's counters.
-#[derive(Clone, Debug, Default)]
-pub struct TrackerMetrics {
-    /// Members that are alive.
-    pub members: Gauge,
-    /// Pieces handed out.
-    pub permits_given: Counter,
-    /// Wanted pieces that were not handed out because others hold or fetch them; one for each ask.
-    pub permits_refused: Counter,
-    /// Permits whose deadline passed before the node showed the piece.
-    pub permits_expired: Counter,
-    /// Permits for pieces of which the cell had a copy or a fetch already.
-    pub permits_extra: Counter,
-    /// Pieces reopened because their holder was reported unreachable.
-    pub pieces_reopened: Counter,
-    /// Announces.
-    pub announces: Counter,
-}
-
 impl Metrics {
     /// Counters at zero.
     pub fn new() -> Self {
@@ -127,17 +110,5 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl TrackerMetrics {
-    fn register(&self, registry: &mut Registry) {
-        registry.register("members", "Members that are alive", self.members.clone());
-        registry.register("permits_given", "Pieces handed out", self.permits_given.clone());
-        registry.register("permits_refused", "Asks refused", self.permits_refused.clone());
-        registry.register("permits_expired", "Permits past deadline", self.permits_expired.clone());
-        registry.register("permits_extra", "Extra copies", self.permits_extra.clone());
-        registry.register("pieces_reopened", "Holders unreachable", self.pieces_reopened.clone());
-        registry.register("announces", "Announces", self.announces.clone());
     }
 }

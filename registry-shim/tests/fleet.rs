@@ -276,8 +276,8 @@ async fn a_permit_opens_its_range_alone_and_nothing_else() {
         ..rpc::PermitRequest::default()
     };
     let answer = node.permit(request).await;
-    let pieces: Vec<u32> = answer.permits.iter().map(|permit| permit.first_piece).collect();
-    assert_eq!(pieces, [1, 2]);
+    let runs: Vec<_> = answer.permits.iter().map(|p| (p.first_piece, p.pieces)).collect();
+    assert_eq!(runs, [(1, 2)]);
 
     let permit = &answer.permits[0];
     assert!(permit.url.starts_with(&registry.url("/v2/a/blobs/")), "{}", permit.url);
@@ -328,7 +328,8 @@ async fn each_piece_leaves_the_store_once_and_others_are_told_who_has_it() {
     };
     let mut given: Vec<u32> = Vec::new();
     for node in [&first, &second] {
-        given.extend(node.permit(ask(&[])).await.permits.iter().map(|p| p.first_piece));
+        let permits = node.permit(ask(&[])).await.permits;
+        given.extend(permits.iter().flat_map(|p| p.first_piece..p.first_piece + p.pieces));
     }
     assert_eq!(given.len(), 8);
     given.sort_unstable();

@@ -15,7 +15,6 @@ use crate::auth::{Action, Actor};
 use crate::cache::TAG_FRESH;
 use crate::registry::{Registry, now_ms};
 use crate::storage::{Pointer, StoredManifest};
-use crate::tracker::peer_message;
 
 /// Indexes inside indexes that are followed.
 const INDEX_DEPTH_MAX: usize = 4;
@@ -173,10 +172,9 @@ impl Item<'_> {
         });
         let held: Vec<(Digest, u64)> = held.collect();
         let swarmed = held.iter().filter(|(_, size)| *size > self.asked.inline_bytes_max);
-        let swarmed: Vec<(Digest, u64)> = swarmed.copied().collect();
+        let swarmed: Vec<Digest> = swarmed.map(|(digest, _)| *digest).collect();
         let peers = self.registry.tracker.plan(&self.asked.session, &swarmed);
         if !peers.is_empty() {
-            let peers = peers.into_iter().map(peer_message).collect();
             self.events.send(Event::Peers(rpc::Peers { peers })).await?;
         }
         let statement = PlanStatement {

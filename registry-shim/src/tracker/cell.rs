@@ -1,379 +1,201 @@
-//! A cell: its members, what they hold, the permits that are out. One store copy is paid per cell.
+//! A cell: the members that share one origin copy. A pure state machine.
+//!
+//! Owns the tables and the life of members; what they hold is in `holdings`, what they may read
+//! in `permits` and `grant`, whom they do not reach in `report`, whom they are told of in `peers`.
+//! Time only moves forward in it, however the callers' clocks cross.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_proto::Digest;
-use longshore_proto::piece::PieceIndex;
 
-use super::swarm::{Swarm, pieces_of};
-use super::{
-    Announce, Announced, BLOBS_PER_MEMBER_MAX, HELD_MAX, Held, Holding, LIVE_PERIODS, MEMBERS_MAX,
-    PIECES_PER_MEMBER_MAX, Peer, REPORTS_MAX, Report, Tally,
-};
+use super::blob::{Blob, BlobId};
+use super::limits::{BLOB_IDLE_MS, MEMBERS_MAX, NAME_CHARS_MAX, PERIODS_UNTIL_GONE};
+use super::member::{MemberId, MemberState, mix};
+use super::metrics::Tally;
+use super::report::Reports;
+use super::request::BlobKey;
+use super::window::{Askers, ExtraBudget, Window};
+use super::{Member, TrackerConfig, TrackerError};
 
-/// Between two looks for what is over.
-const SWEEP_MS: u64 = 100;
-/// A member that asked for a permit this recently is pulling now.
-const ACTIVE_MS: u64 = 2_000;
-/// After this long without an ask the next one begins a new pull.
-pub(super) const PULL_GAP_MS: u64 = 30_000;
-
-/// Whose word a size is: the store's outranks a node's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
-    Node,
-    Store,
-}
-
-/// Names a member within its cell; never used again.
-pub(super) type MemberId = u64;
-
-/// What one cell knows.
 #[derive(Debug)]
-pub struct Cell {
-    pub(super) period_ms: u64,
-    pub(super) started_ms: u64,
-    pub(super) swept_ms: u64,
-    ids: BTreeMap<String, MemberId>,
-    pub(super) members: BTreeMap<MemberId, Member>,
-    pub(super) swarms: BTreeMap<Digest, Swarm>,
-    pub(super) permits: BTreeMap<u64, Permit>,
-    /// Who is pulling, and when it last asked.
-    pub(super) active: BTreeMap<MemberId, u64>,
-    next_member: MemberId,
-    pub(super) next_permit: u64,
+pub(super) struct Cell {
+    pub(super) config: TrackerConfig,
+    pub(super) now_ms: u64,
+    born_ms: u64,
+    /// Its first members were in mid-pull: another instance knew more than this one does.
+    recovering: bool,
+    pub(super) members: BTreeMap<MemberId, MemberState>,
+    pub(super) by_peer: BTreeMap<String, MemberId>,
+    /// When each member last spoke.
+    spoke: BTreeSet<(u64, MemberId)>,
+    pub(super) blobs: BTreeMap<BlobId, Blob>,
+    pub(super) by_key: BTreeMap<BlobKey, BlobId>,
+    /// Sum of all blobs' pieces.
+    pub(super) pieces: u64,
+    pub(super) wanters: BTreeMap<Digest, BTreeSet<MemberId>>,
+    pub(super) deadlines: BTreeSet<(u64, BlobId, u32, MemberId)>,
+    pub(super) reports: Reports,
+    pub(super) window: Window,
+    pub(super) extra: ExtraBudget,
+    pub(super) askers: Askers,
+    next_member: u64,
+    pub(super) next_blob: u64,
+    next_permit: u64,
+    idle_swept_ms: u64,
     pub(super) tally: Tally,
-}
-
-/// One node.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) peer: Peer,
-    pub(super) seen_ms: u64,
-    /// It joined here, or has announced completely: nothing of it is missing here.
-    pub(super) known: bool,
-    sequence: Option<u64>,
-    pub(super) blobs: BTreeSet<Digest>,
-    pub(super) permits: BTreeSet<u64>,
-    /// When it last asked for a permit.
-    pub(super) asked_ms: Option<u64>,
-    /// Pieces of all blobs that it holds or wants.
-    pieces: u64,
-    /// Pieces of each blob that this pull wanted: the pool.
-    pub(super) pool: BTreeMap<Digest, u32>,
-}
-
-/// A piece that a member may read from the store.
-#[derive(Debug)]
-pub(super) struct Permit {
-    pub(super) member: MemberId,
-    pub(super) digest: Digest,
-    pub(super) piece: PieceIndex,
-    pub(super) given_ms: u64,
-    pub(super) deadline_ms: u64,
-    /// What the deadline was at first, from the grant.
-    pub(super) patience_ms: u64,
+    members_tallied: i64,
 }
 
 impl Cell {
-    /// An empty cell. `first_permit` differs between instances, so that nobody takes another's
-    /// permit for its own.
-    pub fn new(period_ms: u64, started_ms: u64, first_permit: u64) -> Self {
+    pub(super) fn new(config: TrackerConfig, now_ms: u64) -> Self {
         Self {
-            period_ms,
-            started_ms,
-            swept_ms: started_ms,
-            ids: BTreeMap::new(),
+            config,
+            now_ms,
+            born_ms: now_ms,
+            recovering: false,
             members: BTreeMap::new(),
-            swarms: BTreeMap::new(),
-            permits: BTreeMap::new(),
-            active: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            spoke: BTreeSet::new(),
+            blobs: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            pieces: 0,
+            wanters: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            reports: Reports::default(),
+            window: Window::new(),
+            extra: ExtraBudget::new(config.extra_percent),
+            askers: Askers::default(),
             next_member: 1,
-            next_permit: first_permit,
+            next_blob: 1,
+            next_permit: mix(config.seed),
+            idle_swept_ms: now_ms,
             tally: Tally::default(),
+            members_tallied: 0,
         }
     }
 
-    /// A node joined here.
-    pub fn join(&mut self, now_ms: u64, peer: Peer) {
-        self.sweep(now_ms);
-        let Some(id) = self.touch(now_ms, &peer.peer_id, &peer.zone) else { return };
-        let member = self.members.get_mut(&id).expect("touched just now");
-        member.known = true;
-        member.peer = peer;
+    pub(super) const fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
-    /// A node says how it stands.
-    pub fn announce(
-        &mut self,
-        now_ms: u64,
-        peer_id: &str,
-        zone: &str,
-        announce: Announce,
-    ) -> Announced {
-        self.sweep(now_ms);
-        let Some(id) = self.touch(now_ms, peer_id, zone) else { return Announced::default() };
-        if announce.leaving {
-            self.remove(id);
-            return Announced::default();
-        }
-        let member = self.members.get_mut(&id).expect("touched just now");
-        if !announce.addresses.is_empty() {
-            member.peer.addresses = announce.addresses;
-        }
-        let follows = member.sequence.is_some_and(|last| announce.sequence == last + 1);
-        let resync = !announce.complete && !follows;
-        member.sequence = Some(announce.sequence);
-        member.known |= announce.complete;
-        if announce.complete {
-            self.drop_all_holdings(id);
-        }
-        for digest in &announce.dropped {
-            if let Some(swarm) = self.swarms.get_mut(digest) {
-                swarm.drop_holding(id);
-            }
-        }
-        for holding in &announce.holdings {
-            self.hold(id, holding, Word::Node);
-        }
-        self.keep_held(now_ms, id, &announce.held);
-        self.apply_reports(now_ms, id, &announce.reports);
-        self.set_wanted(id, &announce.wanted);
-        Announced { peers: self.peers_for(id, &announce.wanted), members: self.sample(id), resync }
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
-    /// A node begins to pull these blobs; who else has or fetches them.
-    pub fn plan(
-        &mut self,
-        now_ms: u64,
-        peer_id: &str,
-        zone: &str,
-        blobs: &[(Digest, u64)],
-    ) -> Vec<Peer> {
-        self.sweep(now_ms);
-        let Some(id) = self.touch(now_ms, peer_id, zone) else { return Vec::new() };
-        let digests: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        let peers = self.peers_for(id, &digests);
-        for (digest, size) in blobs {
-            let whole =
-                |swarm: &Swarm| (0..swarm.pieces()).all(|piece| swarm.holds(id, PieceIndex(piece)));
-            if let Some(swarm) = self.swarm(id, digest, *size, Word::Store)
-                && !whole(swarm)
-            {
-                swarm.set_interested(id, true);
-            }
-        }
-        peers
-    }
-
-    /// Members that are alive.
-    pub fn members(&self) -> usize {
-        self.members.len()
-    }
-
-    /// Counts since the last call.
-    pub fn take_tally(&mut self) -> Tally {
+    /// What happened since the last call.
+    pub(super) fn take_tally(&mut self) -> Tally {
+        let members = self.members.len() as i64;
+        self.tally.members = members - self.members_tallied;
+        self.members_tallied = members;
         std::mem::take(&mut self.tally)
     }
 
-    /// Ends what is over: members not heard of, permits past their deadline.
-    pub fn sweep(&mut self, now_ms: u64) {
-        if now_ms < self.swept_ms + SWEEP_MS {
-            return;
-        }
-        self.swept_ms = now_ms;
-        let silent = LIVE_PERIODS * self.period_ms;
-        let gone = self.members.iter().filter(|(_, m)| m.seen_ms + silent <= now_ms);
-        for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.remove(id);
-        }
-        let late = self.permits.iter().filter(|(_, permit)| permit.deadline_ms <= now_ms);
-        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.close(id);
-            self.tally.expired += 1;
-        }
-        self.active.retain(|_, asked_ms| now_ms < *asked_ms + ACTIVE_MS);
-        self.swarms.retain(|_, swarm| {
-            swarm.end_doubts(now_ms);
-            !swarm.is_idle()
-        });
+    /// The members that tallies have told of.
+    pub(super) const fn members_counted(&self) -> i64 {
+        self.members_tallied
     }
 
-    /// The member, made known if it was not; `None` when the cell is full.
-    pub(super) fn touch(&mut self, now_ms: u64, peer_id: &str, zone: &str) -> Option<MemberId> {
-        if let Some(id) = self.ids.get(peer_id) {
-            self.members.get_mut(id).expect("ids name members").seen_ms = now_ms;
-            return Some(*id);
+    /// A member speaks: it is known, and alive, from now on.
+    pub(super) fn join(&mut self, now_ms: u64, member: &Member) -> Result<MemberId, TrackerError> {
+        self.sweep(now_ms);
+        let now_ms = self.now_ms;
+        let id = match self.by_peer.get(&member.peer_id) {
+            Some(id) => *id,
+            None => self.admit(member)?,
+        };
+        let state = self.members.get_mut(&id).expect("`by_peer` names members only");
+        self.spoke.remove(&(state.spoke_ms, id));
+        self.spoke.insert((now_ms, id));
+        state.spoke_ms = now_ms;
+        if state.zone != member.zone {
+            state.zone.clone_from(&member.zone);
+        }
+        state.move_to(&member.addresses);
+        Ok(id)
+    }
+
+    fn admit(&mut self, member: &Member) -> Result<MemberId, TrackerError> {
+        if member.peer_id.len().max(member.zone.len()) > NAME_CHARS_MAX {
+            let why = format!("PeerId or zone has more than {NAME_CHARS_MAX} characters");
+            return Err(TrackerError::Invalid { field: "session", why });
         }
         if self.members.len() >= MEMBERS_MAX {
-            return None;
+            return Err(TrackerError::Full("member"));
         }
-        let id = self.next_member;
+        let id = MemberId(self.next_member);
         self.next_member += 1;
-        let peer =
-            Peer { peer_id: peer_id.to_owned(), addresses: Vec::new(), zone: zone.to_owned() };
-        let member = Member {
-            peer,
-            seen_ms: now_ms,
-            known: false,
-            sequence: None,
-            blobs: BTreeSet::new(),
-            permits: BTreeSet::new(),
-            asked_ms: None,
-            pieces: 0,
-            pool: BTreeMap::new(),
+        self.members.insert(id, MemberState::new(self.now_ms, member));
+        self.by_peer.insert(member.peer_id.clone(), id);
+        self.spoke.insert((self.now_ms, id));
+        Ok(id)
+    }
+
+    /// Forgets a member with all that it holds and reads.
+    pub(super) fn forget(&mut self, id: MemberId) {
+        let Some(state) = self.members.get(&id) else {
+            return;
         };
-        self.ids.insert(peer_id.to_owned(), id);
-        self.members.insert(id, member);
-        Some(id)
+        for (blob, piece) in state.permits.clone() {
+            self.reopen(blob, piece, id);
+        }
+        for blob in state_blobs(&self.members, id) {
+            self.hold_nothing(id, blob);
+        }
+        self.want_exactly(id, BTreeSet::new());
+        if let Some(state) = self.members.remove(&id) {
+            self.by_peer.remove(&state.peer_id);
+            self.spoke.remove(&(state.spoke_ms, id));
+        }
+        self.reports.forget(id);
     }
 
-    /// The swarm of a blob that the member holds or wants; `None` past the bounds, or when another
-    /// size is known for the digest.
-    pub(super) fn swarm(
-        &mut self,
-        id: MemberId,
-        digest: &Digest,
-        size: u64,
-        word: Word,
-    ) -> Option<&mut Swarm> {
-        let wrong = self.swarms.get(digest).is_some_and(|swarm| swarm.size() != size);
-        if wrong {
-            if word == Word::Node {
-                return None;
+    /// Lets time pass: silent members and overdue permits count no more.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        let silence = self.silence_ms();
+        while let Some((spoke_ms, id)) = self.spoke.first().copied() {
+            if spoke_ms + silence >= self.now_ms {
+                break;
             }
-            self.forget_blob(digest);
+            self.forget(id);
         }
-        let member = self.members.get_mut(&id)?;
-        if !member.blobs.contains(digest) {
-            let pieces = member.pieces + u64::from(pieces_of(size));
-            if member.blobs.len() >= BLOBS_PER_MEMBER_MAX || pieces > PIECES_PER_MEMBER_MAX {
-                return None;
-            }
-            member.pieces = pieces;
-            member.blobs.insert(*digest);
-        }
-        Some(self.swarms.entry(*digest).or_insert_with(|| Swarm::new(size)))
-    }
-
-    /// Someone was wrong about the blob: begin anew.
-    fn forget_blob(&mut self, digest: &Digest) {
-        let permits = self.permits.iter().filter(|(_, permit)| permit.digest == *digest);
-        for permit in permits.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.close(permit);
-        }
-        self.swarms.remove(digest);
-    }
-
-    /// The member holds these pieces, too.
-    pub(super) fn hold(&mut self, id: MemberId, holding: &Holding, word: Word) {
-        let Some(swarm) = self.swarm(id, &holding.digest, holding.size, word) else { return };
-        if holding.have.pieces() != swarm.pieces() {
-            return;
-        }
-        for permit in swarm.add(id, &holding.have) {
-            self.close(permit);
+        self.expire_permits();
+        if self.now_ms >= self.idle_swept_ms + silence {
+            self.idle_swept_ms = self.now_ms;
+            self.reports.expire(self.now_ms);
+            let idle = |(_, blob): &(&BlobId, &Blob)| {
+                blob.is_unused() && blob.used_ms + BLOB_IDLE_MS < self.now_ms
+            };
+            let idle: Vec<BlobId> = self.blobs.iter().filter(idle).map(|(id, _)| *id).collect();
+            idle.into_iter().for_each(|id| self.forget_blob(id));
         }
     }
 
-    /// Holds nothing any more; what it wants or fetches stays.
-    fn drop_all_holdings(&mut self, id: MemberId) {
-        let member = self.members.get_mut(&id).expect("the caller touched it");
-        let swarms = &mut self.swarms;
-        member.blobs.retain(|digest| {
-            let Some(swarm) = swarms.get_mut(digest) else { return false };
-            swarm.drop_holding(id);
-            swarm.interested().contains(&id) || member.pool.contains_key(digest)
-        });
-        let sizes = member.blobs.iter().filter_map(|digest| swarms.get(digest));
-        member.pieces = sizes.map(|swarm| u64::from(swarm.pieces())).sum();
+    /// A member that is silent for longer is gone; a report counts for as long.
+    pub(super) fn silence_ms(&self) -> u64 {
+        PERIODS_UNTIL_GONE * u64::from(self.config.announce_period_ms)
     }
 
-    fn set_wanted(&mut self, id: MemberId, wanted: &[Digest]) {
-        let member = self.members.get(&id).expect("the caller touched it");
-        for digest in &member.blobs {
-            if let Some(swarm) = self.swarms.get_mut(digest) {
-                swarm.set_interested(id, wanted.contains(digest));
-            }
-        }
+    /// A call shows that pieces are held or read of which this cell, just born, knows nothing.
+    pub(super) fn saw_earlier_life(&mut self) {
+        self.recovering |= self.now_ms < self.born_ms + u64::from(self.config.recovery_ms);
     }
 
-    /// Permits that a node still works on get more time; those that another instance gave are
-    /// taken over while this one is young.
-    pub(super) fn keep_held(&mut self, now_ms: u64, id: MemberId, held: &[Held]) {
-        for held in held.iter().take(HELD_MAX) {
-            if let Some(permit) = self.permits.get_mut(&held.permit_id) {
-                if permit.member == id {
-                    permit.extend(now_ms);
-                }
-            } else if self.is_young(now_ms) {
-                self.restore(now_ms, id, held);
-            }
-        }
+    /// Whether to listen before anything is given.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovering && self.now_ms < self.born_ms + u64::from(self.config.recovery_ms)
     }
 
-    /// Whether nodes may still hold permits of an instance before.
-    pub(super) const fn is_young(&self, now_ms: u64) -> bool {
-        now_ms < self.started_ms + LIVE_PERIODS * self.period_ms
-    }
-
-    fn restore(&mut self, now_ms: u64, id: MemberId, held: &Held) {
-        let Some(swarm) = self.swarms.get_mut(&held.digest) else { return };
-        if held.piece.0 >= swarm.pieces() || swarm.holds(id, held.piece) {
-            return;
+    pub(super) const fn new_permit_id(&mut self) -> u64 {
+        self.next_permit = self.next_permit.wrapping_add(1);
+        if self.next_permit == 0 {
+            self.next_permit = 1;
         }
-        self.grant(now_ms, id, &held.digest, held.piece, held.permit_id);
-    }
-
-    /// Two distinct reports reopen a piece; where no second member could report, one does.
-    pub(super) fn apply_reports(&mut self, now_ms: u64, id: MemberId, reports: &[Report]) {
-        const REPORTS_NEEDED: usize = 2;
-        let others = self.members.len().saturating_sub(1);
-        let needed = REPORTS_NEEDED.min(others).max(1);
-        for report in reports.iter().take(REPORTS_MAX) {
-            let Some(&holder) = self.ids.get(&report.peer_id) else { continue };
-            let Some(swarm) = self.swarms.get_mut(&report.digest) else { continue };
-            if holder == id || report.piece.0 >= swarm.pieces() {
-                continue;
-            }
-            if let Some(permits) = swarm.doubt(holder, report.piece, id, needed, now_ms) {
-                self.tally.reopened += 1;
-                permits.into_iter().for_each(|permit| self.close(permit));
-            }
-        }
-    }
-
-    pub(super) fn close(&mut self, permit_id: u64) {
-        let Some(permit) = self.permits.remove(&permit_id) else { return };
-        if let Some(swarm) = self.swarms.get_mut(&permit.digest) {
-            swarm.close(permit.piece, permit_id);
-        }
-        if let Some(member) = self.members.get_mut(&permit.member) {
-            member.permits.remove(&permit_id);
-        }
-    }
-
-    fn remove(&mut self, id: MemberId) {
-        let Some(member) = self.members.remove(&id) else { return };
-        self.ids.remove(&member.peer.peer_id);
-        self.active.remove(&id);
-        for permit in member.permits {
-            self.close(permit);
-        }
-        for digest in &member.blobs {
-            if let Some(swarm) = self.swarms.get_mut(digest) {
-                swarm.forget(id);
-            }
-        }
+        self.next_permit
     }
 }
 
-impl Permit {
-    /// A node that still says it is fetching is slow and not dead.
-    fn extend(&mut self, now_ms: u64) {
-        /// A fetch that takes longer than this many times what it should is given up.
-        const PATIENCE_TIMES_MAX: u64 = 16;
-        let last = self.given_ms + PATIENCE_TIMES_MAX * self.patience_ms;
-        self.deadline_ms = self.deadline_ms.max((now_ms + self.patience_ms).min(last));
-    }
+/// The blobs of which a member holds something.
+pub(super) fn state_blobs(members: &BTreeMap<MemberId, MemberState>, id: MemberId) -> Vec<BlobId> {
+    members.get(&id).map(|state| state.blobs.iter().copied().collect()).unwrap_or_default()
 }

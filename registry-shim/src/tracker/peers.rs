@@ -1,60 +1,107 @@
-//! Whom a node is told of: those that have or fetch what it wants, and a sample of the others.
+//! Whom a member is told of: peers for what it wants, and a small sample of the cell.
 //!
-//! Same zone first. Beyond that every node gets its own mixture, the same each time, so that
-//! connections stay and the swarm has no centre.
+//! Never the whole list, and not the same forty for everyone: samples are rotated by the asker's
+//! hash, so that a boot storm makes a well-mixed graph and not forty hot spots.
 
 use std::collections::BTreeSet;
 
 use longshore_proto::Digest;
+use longshore_proto::rpc::origin as rpc;
 
-use super::cell::{Cell, MemberId};
-use super::{MEMBER_SAMPLE, PEERS_MAX, Peer};
+use super::Member;
+use super::blob::{sample_keys, sample_set};
+use super::cell::Cell;
+use super::limits::WANTED_MAX;
+use super::member::{MemberId, hash, mix};
+
+/// Candidates looked at for each peer that is named: the nearest and freshest of them are.
+const CANDIDATES_PER_PEER: usize = 2;
+/// Fewest candidates that each digest adds, however many digests there are.
+const CANDIDATES_PER_DIGEST_MIN: usize = 4;
 
 impl Cell {
-    /// Who has or fetches any of the blobs.
-    pub(super) fn peers_for(&self, id: MemberId, digests: &[Digest]) -> Vec<Peer> {
-        let mut candidates = BTreeSet::new();
-        for swarm in digests.iter().filter_map(|digest| self.swarms.get(digest)) {
-            candidates.extend(swarm.holders());
-            candidates.extend(swarm.interested());
-        }
-        self.choose(id, candidates, PEERS_MAX)
+    /// A node begins to pull: others are told of it from now on.
+    pub(super) fn begin(&mut self, id: MemberId, digests: &[Digest]) {
+        digests.iter().take(WANTED_MAX).for_each(|digest| self.want_also(id, *digest));
     }
 
-    /// Some members, whatever they have.
-    pub(super) fn sample(&self, id: MemberId) -> Vec<Peer> {
-        self.choose(id, self.members.keys().copied(), MEMBER_SAMPLE)
-    }
-
-    /// The first `max` of those that can be reached, in the node's own order.
-    pub(super) fn choose(
-        &self,
-        id: MemberId,
-        candidates: impl IntoIterator<Item = MemberId>,
+    /// Peers for a node that may not have spoken yet.
+    pub(super) fn peers_for(
+        &mut self,
+        now_ms: u64,
+        member: &Member,
+        digests: &[Digest],
         max: usize,
-    ) -> Vec<Peer> {
-        let zone = self.members.get(&id).map(|member| member.peer.zone.as_str());
-        let mut ranked: Vec<(bool, u64, &Peer)> = candidates
-            .into_iter()
-            .filter(|candidate| *candidate != id)
-            .filter_map(|candidate| Some((candidate, &self.members.get(&candidate)?.peer)))
-            .filter(|(_, peer)| !peer.addresses.is_empty())
-            .map(|(candidate, peer)| (Some(peer.zone.as_str()) != zone, mix(id, candidate), peer))
-            .collect();
-        let order = |(far, mixed, _): &(bool, u64, &Peer)| (*far, *mixed);
-        if ranked.len() > max {
-            ranked.select_nth_unstable_by_key(max, order);
-            ranked.truncate(max);
-        }
-        ranked.sort_unstable_by_key(order);
-        ranked.into_iter().map(|(_, _, peer)| peer.clone()).collect()
+    ) -> Vec<rpc::Peer> {
+        self.sweep(now_ms);
+        let id = self.by_peer.get(&member.peer_id).copied();
+        let seed = hash(member.peer_id.as_bytes());
+        let digests = &digests[..digests.len().min(WANTED_MAX)];
+        self.choose(id, &member.zone, seed, self.candidates(seed, digests, max), max)
     }
-}
 
-/// A well-spread number for a pair (the finalizer of SplitMix64, Steele et al. 2014).
-const fn mix(a: MemberId, b: MemberId) -> u64 {
-    let mut x = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0xd1b5_4a32_d192_ed03);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    /// Peers for a member.
+    pub(super) fn peers(&self, id: MemberId, digests: &[Digest], max: usize) -> Vec<rpc::Peer> {
+        let Some(state) = self.members.get(&id) else {
+            return Vec::new();
+        };
+        let candidates = self.candidates(state.hash, digests, max);
+        self.choose(Some(id), &state.zone, state.hash, candidates, max)
+    }
+
+    /// Any members, others each time.
+    pub(super) fn member_sample(&self, id: MemberId, turn: u64) -> Vec<rpc::Peer> {
+        let Some(state) = self.members.get(&id) else {
+            return Vec::new();
+        };
+        let wanted = self.config.members_sample;
+        let seed = state.hash ^ mix(turn);
+        let sample = sample_keys(&self.members, seed, wanted + 1);
+        self.choose(Some(id), &state.zone, seed, sample.into_iter().collect(), wanted)
+    }
+
+    /// Holders, then others who want the same, a few of each digest.
+    fn candidates(&self, seed: u64, digests: &[Digest], max: usize) -> BTreeSet<MemberId> {
+        let enough = max.min(self.config.peers_max) * CANDIDATES_PER_PEER;
+        let each = (enough / digests.len().max(1)).max(CANDIDATES_PER_DIGEST_MIN);
+        let mut found = BTreeSet::new();
+        for (at, digest) in digests.iter().enumerate() {
+            if found.len() >= enough {
+                break;
+            }
+            let seed = seed ^ mix(at as u64);
+            for blob in self.blobs_of(*digest).iter().filter_map(|id| self.blobs.get(id)) {
+                found.extend(blob.sample_wholes(seed, each));
+                found.extend(blob.sample_partials(seed, each));
+            }
+            if let Some(wanters) = self.wanters.get(digest) {
+                found.extend(sample_set(wanters, seed, each));
+            }
+        }
+        found
+    }
+
+    /// Same zone first, then those who spoke lately, then as the seed has it.
+    fn choose(
+        &self,
+        id: Option<MemberId>,
+        zone: &str,
+        seed: u64,
+        candidates: BTreeSet<MemberId>,
+        max: usize,
+    ) -> Vec<rpc::Peer> {
+        let period = u64::from(self.config.announce_period_ms);
+        let fresh_since = self.now_ms.saturating_sub(period + period / 2);
+        let mut chosen: Vec<_> = candidates
+            .into_iter()
+            .filter(|candidate| Some(*candidate) != id)
+            .filter_map(|candidate| Some((candidate, self.members.get(&candidate)?)))
+            .filter(|(_, state)| !state.addresses.is_empty())
+            .collect();
+        chosen.sort_by_key(|(candidate, state)| {
+            (state.zone != zone, state.spoke_ms < fresh_since, mix(seed ^ candidate.0))
+        });
+        let max = max.min(self.config.peers_max);
+        chosen.into_iter().take(max).map(|(_, state)| state.peer()).collect()
+    }
 }

@@ -1,1 +1,0 @@
-//! The tracker alone, with many nodes.
