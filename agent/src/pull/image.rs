@@ -45,6 +45,17 @@ pub struct ImageLayer {
     pub ledger: Arc<BlobLedger>,
 }
 
+/// Who told a plan: its small blobs came from there too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanSource {
+    /// The origin, just now.
+    Origin,
+    /// A peer, because the origin is out.
+    Peer,
+    /// It was kept from an earlier pull.
+    Disk,
+}
+
 /// The images, newest last.
 #[derive(Debug, Default)]
 pub struct Images(Mutex<Known>);
@@ -93,7 +104,13 @@ impl Image {
 
 impl Images {
     /// Remembers a plan's image; where it is known already, the known one.
-    pub fn remember(&self, place: &Place, root: Digest, plan: &Plan) -> Arc<Image> {
+    pub fn remember(
+        &self,
+        place: &Place,
+        root: Digest,
+        plan: &Plan,
+        source: PlanSource,
+    ) -> Arc<Image> {
         let mut known = self.locked();
         if let Some(image) = known.find(place, &root) {
             image
@@ -110,10 +127,8 @@ impl Images {
             let digest = planned.descriptor.digest;
             let inline = inline.contains_key(&digest);
             let ledger = known.ledger(&digest);
-            if inline && ledger.entries().origin_bytes() == 0 {
-                ledger.start();
-                ledger.from_origin(OriginReason::Inline, planned.descriptor.size);
-                ledger.finish();
+            if inline {
+                note_inline(&ledger, planned.descriptor.size, source);
             }
             ImageLayer { planned: planned.clone(), inline, ledger }
         });
@@ -186,6 +201,20 @@ impl Images {
     fn locked(&self) -> MutexGuard<'_, Known> {
         self.0.lock().expect("nothing panics while it holds the images")
     }
+}
+
+/// A small layer came with the plan; what it is noted as first stands.
+fn note_inline(ledger: &BlobLedger, bytes: u64, source: PlanSource) {
+    if ledger.entries().is_finished() {
+        return;
+    }
+    match source {
+        PlanSource::Origin => ledger.from_origin(OriginReason::Inline, bytes),
+        PlanSource::Peer => ledger.from_peer(bytes, true),
+        PlanSource::Disk => ledger.was_local(bytes),
+    }
+    ledger.start();
+    ledger.finish();
 }
 
 impl Known {

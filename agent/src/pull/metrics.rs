@@ -16,6 +16,9 @@ pub struct PullMetrics {
     pub plans: Counter,
     /// Plans that the origin could not give and a peer or the disk did.
     pub plans_without_origin: Counter,
+    /// Verified bytes that came inside the origin's plans: manifests, configurations, small layers.
+    /// The agent counts them with the other bytes from the origin, so it is registered there.
+    pub inline_bytes: Counter,
     /// Answers for a tag that the origin could not confirm.
     pub stale_tags: Counter,
 }
@@ -31,6 +34,7 @@ impl PullMetrics {
             plans,
             plans_without_origin,
             stale_tags,
+            inline_bytes: _,
         } = &metrics;
         let counters: [(&str, &str, &Counter); 6] = [
             ("blob_downloads_started", "Blobs whose fetching began", blob_downloads_started),

@@ -37,6 +37,8 @@ async fn a_pull_as_containerd_makes_it_gets_the_image() {
         assert!(answer.body.is_some_and(|body| body == layer), "other bytes than the layer's");
     }
     assert_eq!(agent.pulls.plans.get(), 1, "one plan for it all");
+    let inline = image.manifest.len() + image.config.len() + layers[1].len();
+    assert_eq!(agent.pulls.inline_bytes.get(), inline as u64);
 
     let name = format!("{ns}/{REPOSITORY}:{TAG}").parse().unwrap();
     let explanation = agent.puller.explain(&name).unwrap();

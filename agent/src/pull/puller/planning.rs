@@ -17,7 +17,7 @@ use tracing::Instrument;
 use super::Puller;
 use crate::origin::PlanStream;
 use crate::pull::PullError;
-use crate::pull::image::Image;
+use crate::pull::image::{Image, PlanSource};
 use crate::pull::place::Place;
 use crate::pull::plan::{Plan, Wanted, read_plan, replay_plan};
 use crate::store::{Content, decode_relayed};
@@ -120,7 +120,11 @@ impl Puller {
                 Ok(Planned { stale, ..planned })
             }
             Some(_) => Err(PullError::Invalid("the origin left out content".into())),
-            None => self.accept(place, wanted, plan).await,
+            None => {
+                let sizes = plan.manifests.iter().chain(&plan.inline).map(|(d, _)| d.size);
+                self.0.metrics.inline_bytes.inc_by(sizes.sum());
+                self.accept(place, wanted, plan, PlanSource::Origin).await
+            }
         }
     }
 
@@ -169,6 +173,7 @@ impl Puller {
         place: &Place,
         wanted: &Wanted,
         plan: Plan,
+        source: PlanSource,
     ) -> Result<Planned, PullError> {
         let root = match (wanted, plan.manifests.first()) {
             (Wanted::Blob(digest), _) => *digest,
@@ -178,7 +183,7 @@ impl Puller {
         let plan = Arc::new(plan);
         self.keep(place, Arc::clone(&plan)).await?;
         self.keep_tag(place, wanted, root, &plan).await?;
-        let image = self.0.images.remember(place, root, &plan);
+        let image = self.0.images.remember(place, root, &plan, source);
         if let Wanted::Tag(tag) = wanted {
             self.0.images.set_tag(&image, tag);
         }
@@ -233,7 +238,8 @@ impl Puller {
         let wanted = Wanted::Manifest(digest);
         let plan = replay_plan(events, place.repository(), &wanted, &self.0.config.keys).ok()?;
         let root = plan.manifests.first()?.0.digest;
-        Some(Planned { image: self.0.images.remember(place, root, &plan), stale: false })
+        let image = self.0.images.remember(place, root, &plan, PlanSource::Disk);
+        Some(Planned { image, stale: false })
     }
 
     async fn plan_from_peers(&self, place: &Place, wanted: &Wanted) -> Option<Planned> {
@@ -249,7 +255,7 @@ impl Puller {
                 self.0.metrics.plans_without_origin.inc();
                 let stale = matches!(wanted, Wanted::Tag(_));
                 let plan = Plan { stale, peers: Vec::new(), permits: Vec::new(), ..plan };
-                self.accept(place, wanted, plan).await.ok()
+                self.accept(place, wanted, plan, PlanSource::Peer).await.ok()
             }
             Err(error) => {
                 tracing::warn!(%error, "a peer told a plan that does not hold");
