@@ -17,7 +17,9 @@ use longshore_agent::origin::{ClientConfig, Fetch, JoinAs, Origin, OriginClient,
 use longshore_agent::pull::fetcher::{Fetcher, Want};
 use longshore_agent::pull::ledger::OriginReason;
 use longshore_agent::pull::{PullConfig, PullMetrics, Puller, Registries, own_platform};
-use longshore_agent::store::{BlobFailure, PieceStore, StoreConfig, StoreMetrics, WriteError};
+use longshore_agent::store::{
+    BlobFailure, PieceStore, StoreConfig, StoreError, StoreMetrics, WriteError,
+};
 use longshore_proto::piece::PieceIndex;
 use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::{PublicKey, PublicKeys};
@@ -269,7 +271,7 @@ impl Agent {
         let shutdown = CancellationToken::new();
         let (pulls, stored) = (PullMetrics::default(), StoreMetrics::default());
         let config = StoreConfig { path: options.path.clone(), bytes_max: options.bytes_max };
-        let store = PieceStore::open(&config, stored.clone()).unwrap();
+        let store = opened(&config, &stored).await;
         let identity = longshore_agent::identity::load_or_make(&options.path).unwrap();
         let client = ClientConfig {
             url: registry.url.parse().unwrap(),
@@ -314,7 +316,7 @@ impl Agent {
         Self { url, puller, store, fetcher, pulls, stored, shutdown, tasks }
     }
 
-    /// Ends it in order; the store is free afterwards.
+    /// Ends it in order.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         // What the test holds back would wait for ever.
@@ -324,8 +326,6 @@ impl Agent {
             task.await.unwrap();
         }
         drop((self.puller, self.fetcher));
-        let free = move |store: PieceStore| store.root().to_owned();
-        free(self.store);
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -369,6 +369,19 @@ pub(crate) fn manifest_path(reference: &str) -> String {
 
 pub(crate) fn blob_path(content: &[u8]) -> String {
     format!("/v2/{REPOSITORY}/blobs/{}", digest(content))
+}
+
+/// The store, once the last write of an agent that was stopped has let go of it.
+async fn opened(config: &StoreConfig, metrics: &StoreMetrics) -> PieceStore {
+    let opened = async {
+        loop {
+            match PieceStore::open(config, metrics.clone()) {
+                Err(StoreError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => return other.unwrap(),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), opened).await.expect("the store is free")
 }
 
 /// Waits for what will be true.
