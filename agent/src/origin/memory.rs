@@ -314,10 +314,8 @@ impl Origin for MemoryClient {
         self.world.state().reads += 1;
         let range = fetch.range.offset() as usize..fetch.range.end() as usize;
         let mut content = stored.content.slice(range);
-        if faults.lying && !content.is_empty() {
-            let mut wrong = content.to_vec();
-            wrong[0] ^= 1;
-            content = wrong.into();
+        if faults.lying {
+            content = content.iter().map(|byte| byte ^ 1).collect();
         }
         Ok(stream(Arc::clone(&self.world), content))
     }

@@ -55,6 +55,8 @@ pub struct Engine {
     next_id: u64,
     /// When the pool last moved.
     moved_at: Duration,
+    /// The last piece that came was read without leave because nothing moved.
+    stalling: bool,
     ticked_at: Duration,
 }
 
@@ -79,6 +81,7 @@ impl Engine {
             uploads: Uploads::default(),
             next_id: 1,
             moved_at: Duration::ZERO,
+            stalling: false,
             ticked_at: Duration::ZERO,
         }
     }
@@ -102,6 +105,16 @@ impl Engine {
     /// Blobs that are being fetched, in the order of want.
     pub fn wanted(&self) -> Vec<Digest> {
         self.pool.digests()
+    }
+
+    /// Leave that is not used up yet: blob, piece, the permit's id.
+    pub fn held_permits(&self) -> Vec<(Digest, PieceIndex, u64)> {
+        self.held_leave()
+    }
+
+    /// Reports of holders that did not serve, for whoever talks to the tracker next.
+    pub fn take_reports(&mut self) -> Vec<(PeerId, Digest, PieceIndex)> {
+        self.source.take_reports()
     }
 
     /// Returns whether there may be something new to decide.
@@ -301,6 +314,7 @@ impl Engine {
     ) {
         self.moved_at = now;
         self.redeem(from);
+        self.stalling &= matches!(from, From::Store(read) if self.is_stall_read(read));
         let key = self.settle_piece(&digest, piece, from);
         let Some(key) = key else { return };
         if self.pool.hold(key, piece.0) {
@@ -372,11 +386,13 @@ impl Engine {
             self.on_peer_down(now, &peer);
             out.push(Output::Drop { peer, why: DropReason::Idle });
         }
-        if self.pool.is_empty() {
+        let idle = self.pool.is_empty();
+        let sought = if idle { self.limits.peers_idle } else { self.limits.peers_sought };
+        let dials = self.peers.dials(now, sought, self.limits.peers).into_iter();
+        out.extend(dials.map(Output::Dial));
+        if idle {
             return;
         }
-        let dials = self.peers.dials(now, &self.limits).into_iter();
-        out.extend(dials.map(Output::Dial));
         self.fail_closed(out);
         self.give_up(now, out);
     }

@@ -162,7 +162,12 @@ impl MemoryTracker {
         for piece in missing {
             let others = self.holders(now, peer, &want.digest, piece);
             let urgent = want.urgent.contains(&piece);
-            if others.is_empty() && *room > 0 && !urgent && self.in_flight.len() >= most {
+            let full = || {
+                // A piece that is reopened takes the place that it had.
+                let again = self.in_flight.contains_key(&(want.digest.clone(), piece));
+                self.in_flight.len() >= most && !again
+            };
+            if others.is_empty() && *room > 0 && !urgent && full() {
                 answer.retry_after_ms = STORE_BUSY.as_millis() as u32;
             } else if others.is_empty() && *room > 0 {
                 *room -= 1;

@@ -37,6 +37,8 @@ pub(super) struct Peer {
     pub(super) stalls: u32,
     /// It has stalled and not redeemed itself: asked last, one request at a time.
     pub(super) slow: bool,
+    /// What it has was forgotten when it stalled; it is asked again.
+    pub(super) unheard: bool,
     /// When bytes last came, or the first of its debts began.
     pub(super) moved_at: Duration,
     /// When anything last moved, in either direction.
@@ -120,17 +122,27 @@ impl Peers {
         self.dials_at = Duration::ZERO;
     }
 
-    /// The tracker says that this peer holds, or fetches, a piece.
-    pub(super) fn name(&mut self, peer: PeerId, digest: Digest, piece: PieceIndex) {
+    /// The tracker says that this peer holds, or fetches, a piece. False: it is of no use here.
+    pub(super) fn name(
+        &mut self,
+        now: Duration,
+        peer: PeerId,
+        digest: Digest,
+        piece: PieceIndex,
+    ) -> bool {
         if self.by_id.contains_key(&peer) {
-            return;
+            return true;
         }
         if let Some(known) = self.known.get_mut(&peer) {
+            if known.shunned_until > now || known.failures > 0 {
+                return false;
+            }
             if known.named.len() < NAMED_MAX && !known.named.contains(&(digest, piece)) {
                 known.named.push((digest, piece));
             }
             self.dials_at = Duration::ZERO;
         }
+        true
     }
 
     /// Gives a peer a slot. `None`: it is shunned, or there is no place.
@@ -167,6 +179,7 @@ impl Peers {
             busy_streak: 0,
             stalls: 0,
             slow: false,
+            unheard: false,
             moved_at: now,
             used_at: now,
             dripped: 0,
@@ -218,9 +231,9 @@ impl Peers {
     }
 
     /// Whom to dial now: holders that the tracker named, then others up to the number sought.
-    pub(super) fn dials(&mut self, now: Duration, limits: &Limits) -> Vec<PeerId> {
+    pub(super) fn dials(&mut self, now: Duration, sought: usize, most: usize) -> Vec<PeerId> {
         let busy = self.by_id.len() + self.dialing;
-        if now < self.dials_at || busy >= limits.peers {
+        if now < self.dials_at || busy >= most {
             return Vec::new();
         }
         let mut due: Vec<_> = self
@@ -236,7 +249,7 @@ impl Peers {
             due.iter().map(|(_, _, _, at, _)| *at).min().unwrap_or(Duration::MAX).max(now);
         due.retain(|(_, _, _, at, _)| *at <= now);
         due.sort();
-        let room = |unnamed: bool| if unnamed { limits.peers_sought } else { limits.peers };
+        let room = |unnamed: bool| if unnamed { sought } else { most };
         let mut dials = Vec::new();
         for (unnamed, _, _, _, id) in due {
             if busy + dials.len() < room(unnamed) {
@@ -261,6 +274,16 @@ impl Peers {
             }
         }
         groups.into_values().collect()
+    }
+
+    /// Peers that stalled a while ago and are to say again what they have.
+    pub(super) fn unheard(&mut self, now: Duration) -> Vec<PeerId> {
+        let due = self.slots.iter_mut().flatten().filter(|it| it.unheard && it.busy_until <= now);
+        due.map(|peer| {
+            peer.unheard = false;
+            peer.id
+        })
+        .collect()
     }
 
     /// A connection that may be closed because nothing moves on it and there are many.

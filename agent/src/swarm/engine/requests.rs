@@ -196,6 +196,10 @@ impl Engine {
         for slot in stalled {
             self.on_stall(now, slot, out);
         }
+        let digests = self.pool.digests();
+        for peer in self.peers.unheard(now) {
+            out.push(Output::TellWant { peers: vec![peer], digests: digests.clone() });
+        }
     }
 
     fn on_stall(&mut self, now: Duration, slot: Slot, out: &mut Vec<Output>) {
@@ -206,8 +210,11 @@ impl Engine {
                 self.source.report(peer.id, digest, piece);
             }
         }
+        // Until it is heard again, others and the store are asked for what it has.
+        self.pool.forget(slot, None);
         let Some(peer) = self.peers.get_mut(slot) else { return };
         peer.slow = true;
+        peer.unheard = true;
         peer.stalls += 1;
         peer.busy_until = now + self.limits.request_stall * peer.stalls;
         if peer.stalls >= STALLS_MAX {

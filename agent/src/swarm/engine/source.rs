@@ -35,6 +35,8 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 /// Tries of a read under one permit.
 const ATTEMPTS_MAX: u32 = 3;
+/// Once a piece had to be read so, and until one comes as it should, others wait only this long.
+const STALLING: Duration = Duration::from_millis(200);
 /// How often the rate of the store is sampled.
 const SAMPLE: Duration = Duration::from_millis(200);
 
@@ -87,6 +89,10 @@ impl Source {
         if self.unreachable.len() < UNREACHABLE_MAX && !self.unreachable.contains(&report) {
             self.unreachable.push_back(report);
         }
+    }
+
+    pub(super) fn take_reports(&mut self) -> Vec<(PeerId, Digest, PieceIndex)> {
+        self.unreachable.drain(..).collect()
     }
 
     /// Something changed: ask at once, within the least gap.
@@ -144,7 +150,7 @@ impl Engine {
         let pieces_max = room.div_ceil(piece_bytes.max(1)).min(u64::from(u32::MAX)) as u32;
         let held = self.held_leave();
         let source = &mut self.source;
-        let unreachable = source.unreachable.drain(..).collect();
+        let unreachable = source.take_reports();
         source.asking = true;
         source.asked_at = now;
         source.ask_at = now + ASK_GAP;
@@ -166,7 +172,7 @@ impl Engine {
             .collect()
     }
 
-    fn held_leave(&self) -> Vec<(Digest, PieceIndex, u64)> {
+    pub(super) fn held_leave(&self) -> Vec<(Digest, PieceIndex, u64)> {
         let reading = self.source.reads.values().filter_map(|read| read.leave.as_ref());
         reading
             .chain(&self.source.leaves)
@@ -182,7 +188,11 @@ impl Engine {
         self.source.silent_since = None;
         self.source.tracker_failures = 0;
         for (digest, piece, holders) in reply.refusals {
-            holders.into_iter().for_each(|peer| self.peers.name(peer, digest, piece));
+            for peer in holders {
+                if !self.peers.name(now, peer, digest, piece) {
+                    self.source.report(peer, digest, piece);
+                }
+            }
         }
         if self.on_granted(now, reply.permits) == 0 {
             let wait = reply.retry_after.unwrap_or(ASK_AGAIN).clamp(ASK_GAP, ASK_AGAIN_MAX);
@@ -340,7 +350,7 @@ impl Engine {
 
     /// Extra origin bytes for clients whose piece does not move, and for a pool that stands still.
     fn read_stalled(&mut self, now: Duration, out: &mut Vec<Output>) {
-        let bound = self.limits.cursor_stall;
+        let bound = if self.stalling { STALLING } else { self.limits.cursor_stall };
         let mut stalled: Vec<Rank> = self
             .waiting()
             .into_iter()
@@ -356,6 +366,7 @@ impl Engine {
             let open = self.pool.blob(rank.blob).is_some_and(|blob| !blob.closed);
             let reading = self.source.read_piece(rank.blob, rank.piece).is_some();
             if running.count() < self.limits.stall_reads && open && !reading {
+                self.stalling = true;
                 self.read(now, rank.blob, rank.piece, 1, OriginReason::Stall, None, out);
             }
         }
@@ -407,6 +418,11 @@ impl Engine {
             read.moved_at = now;
             self.moved_at = now;
         }
+    }
+
+    /// Whether the read is one of those for which nobody gave leave because nothing moved.
+    pub(super) fn is_stall_read(&self, id: ReadId) -> bool {
+        self.source.reads.get(&id).is_none_or(|read| read.why == OriginReason::Stall)
     }
 
     /// A piece of a read is through its verification, well or not.

@@ -15,8 +15,8 @@ use super::event::{Output, RequestId};
 use super::limits::INTEREST_MAX;
 use super::peers::Slot;
 
-/// An upload without bytes for this long does not count as moving.
-const STANDING: Duration = Duration::from_millis(500);
+/// An upload without news for this long does not count as moving: its reader may have stopped.
+const STANDING: Duration = Duration::from_secs(3);
 /// A peer that was told BUSY keeps its turn for this long after its last try.
 const TURN: Duration = Duration::from_millis(300);
 /// WANT waits this long for company.
