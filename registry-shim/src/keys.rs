@@ -12,7 +12,9 @@ use longshore_proto::sign::{InvalidKey, SigningKey};
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// Other instances need the same key, so none is made.
-    #[error("{0} does not exist; every instance needs the same key, so none is made")]
+    #[error(
+        "{0} does not exist; a first start on local storage makes it, else every instance needs the same"
+    )]
     Missing(PathBuf),
     /// It cannot be read or made.
     #[error("cannot use {path}: {source}")]

@@ -4,39 +4,45 @@
 //! [`Instance::start`] opens the store, the keys and both ports; [`Instance::run`] serves until its
 //! token is cancelled and has drained. Tests and `main` use the same two doors.
 
+mod address;
 mod admin;
 mod api;
 pub mod auth;
 pub mod cache;
 pub mod config;
+mod front;
 mod join;
 pub mod keys;
 pub mod metrics;
+pub mod notify;
 mod plan;
+pub mod process;
 pub mod registry;
 mod rpc;
-mod server;
+pub mod serve;
 pub mod shutdown;
-mod stalled;
 pub mod storage;
 pub mod tracker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use longshore_proto::sign::PublicKey;
 use object_store::ObjectStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
+use admin::Admin;
 use auth::{Auth, JoinTokens, TokenFileError};
 use cache::CachedStorage;
 use config::Config;
+use front::Front;
 use keys::KeyFileError;
 use metrics::Metrics;
 use registry::Registry;
+use serve::{Limits, ServeMetrics};
 use storage::Storage;
 use tracker::TrackerHandle;
 
@@ -52,15 +58,17 @@ pub enum StartError {
         message: String,
     },
     /// A port is taken or not ours to take: exit 69.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("{key}: cannot listen on {address}: {}", why(source))]
     Listen {
+        /// `serve.listen`
+        key: &'static str,
         /// Which.
         address: SocketAddr,
         /// Why.
         source: std::io::Error,
     },
     /// The store cannot be used: exit 1.
-    #[error("cannot use storage: {0}")]
+    #[error("storage.url: cannot use storage: {0}")]
     Storage(String),
 }
 
@@ -87,10 +95,10 @@ impl Instance {
         config: &Config,
         store: Arc<dyn ObjectStore>,
     ) -> Result<Self, StartError> {
-        let key = load_key(config)?;
+        let key = load_key(config, true)?;
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
-        let listener = listen(config.serve.listen).await?;
-        let admin = listen(config.admin.listen).await?;
+        let listener = listen("serve.listen", config.serve.listen)?;
+        let admin = listen("admin.listen", config.admin.listen)?;
         let storage = Storage::new(store, key.clone());
         storage.probe().await.map_err(|error| StartError::Storage(causes(&error)))?;
         let metrics = Metrics::new();
@@ -104,7 +112,9 @@ impl Instance {
             metrics,
             advertise: config.serve.advertise.clone(),
             announce_period_ms: period_ms,
+            instance_id: Uuid::new_v4().to_string(),
             tasks: TaskTracker::new(),
+            ended: CancellationToken::new(),
         });
         Ok(Self { registry, listener, admin })
     }
@@ -132,27 +142,35 @@ impl Instance {
 
     /// Serves until `shutdown`, then drains; metrics and health until the end.
     pub async fn run(self, shutdown: CancellationToken) {
-        let draining = Arc::new(AtomicBool::new(false));
-        let ended = CancellationToken::new();
-        let admin =
-            admin::serve(self.registry.clone(), self.admin, draining.clone(), ended.clone());
-        let sweep = self.registry.tracker.sweep(ended.clone());
-        let main = async {
-            let served = server::serve(self.registry.clone(), self.listener, shutdown.clone());
-            let marked = async {
-                shutdown.cancelled().await;
-                draining.store(true, Ordering::Relaxed);
-            };
-            tokio::join!(served, marked);
+        let (registry, ended) = (self.registry, CancellationToken::new());
+        let admin = serve::run(
+            self.admin,
+            Admin::new(registry.clone(), shutdown.clone()),
+            Limits::ADMIN,
+            ServeMetrics::default(),
+            ended.clone(),
+        );
+        let sweep = registry.tracker.sweep(ended.clone());
+        let front = async {
+            let door = Front::new(registry.clone(), rpc::routes(&registry));
+            let metrics = registry.metrics.serve.clone();
+            serve::run(self.listener, door, Limits::FRONT, metrics, shutdown).await;
+            // The connections are gone: what still answers finds nobody.
+            registry.ended.cancel();
+            registry.tasks.close();
+            registry.tasks.wait().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, main);
+        tokio::join!(admin, sweep, front);
     }
 }
 
-/// The signing key that the configuration names, made where it may be.
-pub fn load_key(config: &Config) -> Result<Arc<longshore_proto::sign::SigningKey>, StartError> {
-    let may_make = config.storage.url.is_local();
+/// The signing key that the configuration names; at a first start it is made where it may be.
+pub fn load_key(
+    config: &Config,
+    first_start: bool,
+) -> Result<Arc<longshore_proto::sign::SigningKey>, StartError> {
+    let may_make = first_start && config.storage.url.is_local();
     let loaded = keys::load(&config.identity.signing_key_file, may_make);
     loaded.map(Arc::new).map_err(|error: KeyFileError| StartError::Config {
         key: "identity.signing_key_file",
@@ -164,8 +182,15 @@ fn bad_tokens(error: TokenFileError) -> StartError {
     StartError::Config { key: "join.token_file", message: error.to_string() }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    serve::bind(address).map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn why(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another process has the port".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// An error and its causes in one line.

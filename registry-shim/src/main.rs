@@ -4,8 +4,10 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 use longshore_registry::config::{Config, DEFAULT_FILE, LogFormat, SETTINGS};
+use longshore_registry::notify::Notify;
 use longshore_registry::{Instance, StartError, shutdown};
 use longshore_settings::EXIT_CONFIG;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +17,10 @@ use tracing_subscriber::EnvFilter;
 const EXIT_PORT: u8 = 69;
 
 fn main() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
     let outcome = match matches.subcommand() {
         Some(("keys", keys)) => match keys.subcommand() {
             Some(("show", show)) => load(show).and_then(|config| keys_show(&config)),
@@ -31,6 +36,18 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Help goes to stdout; a wrong flag is wrong configuration, in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _nobody_reads = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    complain(&format!("config: {}", line.strip_prefix("error: ").unwrap_or(line)));
+    ExitCode::from(EXIT_CONFIG)
 }
 
 struct Failure {
@@ -62,7 +79,7 @@ fn load(matches: &ArgMatches) -> Result<Config, Failure> {
 
 #[allow(clippy::print_stdout, reason = "the keys are this command's output")]
 fn keys_show(config: &Config) -> Result<(), Failure> {
-    let key = longshore_registry::load_key(config).map_err(failure)?;
+    let key = longshore_registry::load_key(config, false).map_err(failure)?;
     println!("{}", key.public());
     Ok(())
 }
@@ -81,11 +98,17 @@ fn serve(config: &Config) -> Result<(), Failure> {
             key = %instance.public_key(),
             "serving"
         );
-        let token = CancellationToken::new();
-        let (signalled, ()) = tokio::join!(shutdown::on_signal(token.clone()), async {
+        let (token, manager) = (CancellationToken::new(), Notify::from_environment());
+        manager.ready();
+        let told = async {
+            token.cancelled().await;
+            manager.stopping();
+        };
+        let run = async {
             instance.run(token.clone()).await;
             token.cancel();
-        });
+        };
+        let (signalled, (), ()) = tokio::join!(shutdown::on_signal(token.clone()), run, told);
         signalled.map_err(|error| Failure { code: 1, message: format!("signals: {error}") })
     })
 }

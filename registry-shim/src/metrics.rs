@@ -3,10 +3,10 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::serve::ServeMetrics;
 use crate::tracker::TrackerMetrics;
 
 /// A request's route and its answer.
@@ -47,8 +47,8 @@ pub struct Metrics {
     pub uploads: Family<OutcomeLabels, Counter>,
     /// From the request's head to the answer's head, gRPC not included.
     pub seconds: Histogram,
-    /// Open connections.
-    pub connections: Gauge,
+    /// The main port's connections.
+    pub serve: ServeMetrics,
     /// Joins by nodes that were let in.
     pub joins: Counter,
     /// Joins that were refused.
@@ -71,7 +71,7 @@ impl Metrics {
             uploads: Family::default(),
             // 100 µs to 52 s
             seconds: Histogram::new(exponential_buckets(0.0001, 3.0, 13)),
-            connections: Gauge::default(),
+            serve: ServeMetrics::default(),
             joins: Counter::default(),
             joins_refused: Counter::default(),
             plans: Counter::default(),
@@ -88,7 +88,7 @@ impl Metrics {
         registry.register("received_bytes", "Upload payload", self.received_bytes.clone());
         registry.register("uploads", "Ended uploads, by outcome", self.uploads.clone());
         registry.register("request_seconds", "Time to the answer's head", self.seconds.clone());
-        registry.register("connections", "Open connections", self.connections.clone());
+        self.serve.register(registry);
         registry.register("joins", "Nodes let in", self.joins.clone());
         registry.register("joins_refused", "Nodes not let in", self.joins_refused.clone());
         registry.register("plans", "Plan items answered", self.plans.clone());

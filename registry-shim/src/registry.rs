@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use longshore_proto::sign::SigningKey;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, JoinTokens};
@@ -32,8 +33,12 @@ pub struct Registry {
     pub advertise: Option<String>,
     /// Between two announces of a node.
     pub announce_period_ms: u32,
+    /// Names this instance for as long as it runs.
+    pub instance_id: String,
     /// Streams that answer beyond their handler; the drain waits for them.
     pub tasks: TaskTracker,
+    /// Ends them, after the drain.
+    pub ended: CancellationToken,
 }
 
 /// Unix milliseconds, for what other processes compare.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Extensions;
+use http::uri::Authority;
 use longshore_proto::rpc::origin::membership_server::MembershipServer;
 use longshore_proto::rpc::origin::planner_server::PlannerServer;
 use longshore_proto::rpc::origin::tracker_server::TrackerServer;
@@ -29,7 +30,7 @@ pub(crate) struct Reached {
     /// Its address.
     pub(crate) remote: SocketAddr,
     /// `Host` or `:authority`.
-    pub(crate) authority: Option<String>,
+    pub(crate) authority: Option<Authority>,
 }
 
 /// All services of this instance.
@@ -60,8 +61,8 @@ pub(crate) fn base_url(registry: &Registry, extensions: &Extensions) -> String {
     if let Some(advertise) = &registry.advertise {
         return advertise.clone();
     }
-    let reached = extensions.get::<Reached>().and_then(|reached| reached.authority.as_deref());
-    format!("http://{}", reached.unwrap_or("localhost"))
+    let reached = extensions.get::<Reached>().and_then(|reached| reached.authority.as_ref());
+    format!("http://{}", reached.map_or("localhost", Authority::as_str))
 }
 
 /// A message that means nothing.

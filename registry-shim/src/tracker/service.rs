@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status};
 
 use super::limits::WANTS_MAX;
 use super::{PermitGrant, TrackerError};
+use crate::address;
 use crate::auth::{Action, Actor, NodeSession, PermitClaims};
-use crate::join::reachable;
 use crate::registry::{Registry, now_ms};
 use crate::rpc::{Reached, base_url, invalid, node};
 
@@ -45,7 +45,8 @@ impl Tracker for TrackerService {
         let reached = request.extensions().get::<Reached>().cloned();
         let mut message = request.into_inner();
         if let Some(reached) = reached {
-            message.addresses = reachable(&message.addresses, reached.remote.ip());
+            let (given, ip) = (&message.addresses, reached.remote.ip());
+            message.addresses = address::reachable_of(&session, given, ip);
         }
         for holding in &message.holdings {
             check_pieces(holding.size, holding.piece_length)?;

@@ -1,6 +1,7 @@
 //! A registry in this process, behind the same door as `main`'s, and what a client needs.
 
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,137 @@
+//! The program: its statuses, its lines on stderr, its signals.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use longshore_proto::sign::PublicKey;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn program(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore-registry"));
+    command.env_clear();
+    let store = format!("file://{}", directory.join("store").display());
+    for (name, value) in [
+        ("LONGSHORE_SERVE_LISTEN", "127.0.0.1:0"),
+        ("LONGSHORE_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("LONGSHORE_STORAGE_URL", &store),
+        (
+            "LONGSHORE_IDENTITY_SIGNING_KEY_FILE",
+            directory.join("keys/signing.pem").to_str().unwrap(),
+        ),
+    ] {
+        command.env(name, value);
+    }
+    command
+}
+
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Ends the child with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn a_wrong_setting_is_one_line_with_its_key_and_status_64() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("registry.toml");
+    std::fs::write(&file, "[serve]\nlistn = \"127.0.0.1:0\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let tokens = directory.path().join("tokens");
+    std::fs::write(&tokens, "# nobody\n").unwrap();
+    let tokens = format!("--join-token-file={}", tokens.display());
+    for (arguments, key) in [
+        (vec!["keys", "show"], "identity.signing_key_file"),
+        (vec!["serve", "--config", file], "serve.listn"),
+        (vec!["serve", "--config", "/nonexistent.toml"], "cannot read /nonexistent.toml"),
+        (vec!["serve", "--storage-url", "s3://bucket"], "storage.url"),
+        (vec!["--storage-url", "s3://bucket"], "storage.url"),
+        (vec!["serve", "--tracker-announce-period-ms", "0"], "tracker.announce_period_ms"),
+        (vec!["serve", "--serve-listn", "127.0.0.1:0"], "--serve-listn"),
+        (vec!["serve", &tokens], "join.token_file"),
+        (vec!["serve", "--identity-signing-key-file", "/dev/null"], "identity.signing_key_file"),
+    ] {
+        let (status, stdout, stderr) = run(program(directory.path()).args(&arguments));
+        assert_eq!(status, Some(64), "{arguments:?}: {stderr}");
+        let line = stderr.strip_prefix("longshore-registry: config: ").unwrap_or_default();
+        assert!(line.contains(key), "{arguments:?}: {stderr}");
+        assert_eq!((stderr.lines().count(), stdout.as_str()), (1, ""), "{stderr}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_line_and_status_69() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (flag, key) in [("--serve-listen", "serve.listen"), ("--admin-listen", "admin.listen")] {
+        let mut command = program(directory.path());
+        let (status, _, stderr) = run(command.args([flag, &address, "--log-filter", "off"]));
+        let line = format!("{key}: cannot listen on {address}: another process has the port\n");
+        assert_eq!(stderr, format!("longshore-registry: {line}"));
+        assert_eq!(status, Some(69));
+    }
+}
+
+#[test]
+fn a_store_that_can_not_be_used_is_one_line_and_status_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = program(directory.path());
+    command.args(["--log-filter", "off", "--storage-url"]);
+    let (status, _, stderr) = run(command.arg(format!("file://{}/below", file.display())));
+    assert!(stderr.starts_with("longshore-registry: storage.url: "), "{stderr}");
+    assert_eq!((status, stderr.lines().count()), (Some(1), 1));
+}
+
+#[tokio::test]
+async fn it_serves_shows_its_key_and_ends_with_sigterm() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let admin = free();
+    let mut command = program(directory.path());
+    command.args(["serve", "--log-format", "json", "--admin-listen", &admin]);
+    let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    // TLS is not used here, yet the client wants to know by whom.
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{admin}/readyz");
+    let ready = async {
+        while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.unwrap();
+
+    let (status, stdout, stderr) = run(program(directory.path()).args(["keys", "show"]));
+    assert_eq!((status, stderr.as_str(), stdout.lines().count()), (Some(0), "", 1));
+    assert!(stdout.trim().parse::<PublicKey>().is_ok(), "{stdout}");
+
+    let id = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let status = child.0.wait().unwrap();
+        (status, std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap())
+    });
+    let (status, log) = timeout(PATIENCE, ended).await.unwrap().unwrap();
+    assert!(status.success(), "{log}");
+    for line in log.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+}
