@@ -5,8 +5,10 @@
 //! gate for its repository. An item that fails says so and leaves the others alone.
 
 mod image;
+mod sink;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -14,7 +16,8 @@ use longshore_proto::ErrorCode;
 use longshore_proto::rpc::origin as rpc;
 use longshore_proto::rpc::origin::plan_event::Event;
 use longshore_proto::rpc::origin::planner_server::Planner;
-use tokio::sync::mpsc;
+use sink::Sink;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -29,6 +32,12 @@ const ITEMS_MAX: usize = 256;
 const ITEMS_IN_FLIGHT_MAX: usize = 8;
 /// Events that wait for a slow reader.
 const EVENTS_MAX: usize = 16;
+/// Streams at once; one from warm caches takes milliseconds.
+const STREAMS_MAX: usize = 256;
+/// How long a call waits for a place among them.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest name of an operating system, an architecture or a variant.
+const PLATFORM_CHARS_MAX: usize = 64;
 /// Largest blob that is sent inside the stream: 256 KiB.
 const INLINE_BYTES_CAP: u64 = 256 * 1024;
 
@@ -36,6 +45,7 @@ const INLINE_BYTES_CAP: u64 = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct PlannerService {
     registry: Arc<Registry>,
+    places: Arc<Semaphore>,
 }
 
 /// What all items of a call share.
@@ -44,13 +54,6 @@ struct Asked {
     session: Arc<NodeSession>,
     platform: longshore_proto::Platform,
     inline_bytes_max: u64,
-}
-
-/// Where the events of one item go.
-#[derive(Debug)]
-struct Events {
-    item: u32,
-    sender: mpsc::Sender<Result<rpc::PlanEvent, Status>>,
 }
 
 /// Why an item ends early.
@@ -64,8 +67,8 @@ enum Stop {
 
 impl PlannerService {
     /// A service of this instance.
-    pub(crate) const fn new(registry: Arc<Registry>) -> Self {
-        Self { registry }
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, places: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 }
 
@@ -83,6 +86,10 @@ impl Planner for PlannerService {
             return Err(invalid(format!("more than {ITEMS_MAX} items")));
         }
         let platform = message.platform.unwrap_or_default();
+        let names = [&platform.os, &platform.architecture, &platform.variant];
+        if names.iter().any(|name| name.len() > PLATFORM_CHARS_MAX) {
+            return Err(invalid("platform has a name that is too long"));
+        }
         let asked = Arc::new(Asked {
             session,
             platform: longshore_proto::Platform {
@@ -92,36 +99,43 @@ impl Planner for PlannerService {
             },
             inline_bytes_max: message.inline_bytes_max.min(INLINE_BYTES_CAP),
         });
+        let place = tokio::time::timeout(PLACE_TIMEOUT, self.places.clone().acquire_owned()).await;
+        let Ok(place) = place else {
+            return Err(Status::resource_exhausted("too many plans are under way"));
+        };
         let (sender, receiver) = mpsc::channel(EVENTS_MAX);
         let registry = self.registry.clone();
-        // Ends with its items, or as soon as the reader hangs up.
+        // Ends with its items, as soon as nobody listens, or with the instance.
         self.registry.tasks.spawn(async move {
+            let _place = place;
             let items = message.items.into_iter().map(|item| {
-                let events = Events { item: item.item, sender: sender.clone() };
+                let events = Sink::new(item.item, sender.clone());
                 plan_item(registry.clone(), asked.clone(), item, events)
             });
-            futures::stream::iter(items)
+            let planned = futures::stream::iter(items)
                 .buffer_unordered(ITEMS_IN_FLIGHT_MAX)
-                .collect::<()>()
-                .await;
+                .take_while(|listening| std::future::ready(*listening))
+                .count();
+            registry.ended.run_until_cancelled(planned).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 }
 
+/// Whether somebody still listens.
 async fn plan_item(
     registry: Arc<Registry>,
     asked: Arc<Asked>,
     item: rpc::PlanItem,
-    events: Events,
-) {
+    events: Sink,
+) -> bool {
     let planned = image::plan(&registry, &asked, &item, &events).await;
     let last = match planned {
         Ok(()) => {
             registry.metrics.plans.inc();
             Event::Finished(rpc::Finished {})
         }
-        Err(Stop::HungUp) => return,
+        Err(Stop::HungUp) => return false,
         Err(Stop::Failed(error)) => {
             registry.metrics.plans_failed.inc();
             tracing::debug!(code = error.code().as_str(), error = error.message(), "no plan");
@@ -131,15 +145,7 @@ async fn plan_item(
             })
         }
     };
-    // Whoever hung up needs no end.
-    let _ = events.send(last).await;
-}
-
-impl Events {
-    async fn send(&self, event: Event) -> Result<(), Stop> {
-        let event = rpc::PlanEvent { item: self.item, event: Some(event) };
-        self.sender.send(Ok(event)).await.map_err(|_| Stop::HungUp)
-    }
+    events.send(last).await.is_ok()
 }
 
 impl<E: Into<ApiError>> From<E> for Stop {
@@ -148,7 +154,7 @@ impl<E: Into<ApiError>> From<E> for Stop {
     }
 }
 
-fn failed(code: ErrorCode, message: &str) -> Stop {
+fn failed(code: ErrorCode, message: impl Into<String>) -> Stop {
     Stop::Failed(ApiError::new(code, message))
 }
 

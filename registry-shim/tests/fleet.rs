@@ -1,5 +1,7 @@
 //! What a node does: join, plan, announce, ask for permits, and read by them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -138,6 +140,7 @@ async fn a_node_joins_and_learns_its_cell() {
     assert_eq!(joined.observed_ip, "127.0.0.1");
     assert_eq!(joined.origin_keys[0].kid, registry.key.kid().to_string());
     assert!(joined.session_seconds > 0 && joined.announce_period_ms == 5000);
+    assert_eq!(joined.instances[0].url, registry.url(""), "as the client called it");
 }
 
 #[tokio::test]
@@ -409,6 +412,132 @@ async fn a_layer_without_states_is_read_once_for_them() {
     let list = planned.forms[0].list.as_ref().unwrap();
     assert!(SignedPieceList::from_wire(list, &registry.keys()).is_ok());
     assert!(states_file(&registry, &digest).exists());
+}
+
+#[tokio::test]
+async fn a_blob_named_by_sha512_is_verified_by_its_own_chain() {
+    let registry = TestRegistry::start().await;
+    let layer = content(3_000_000, 7);
+    let digest = Digest::of(longshore_proto::Algorithm::Sha512, &layer);
+    let location = registry.begin_upload("a").await;
+    let put = registry.request(Method::PUT, &format!("{location}?digest={digest}"));
+    assert_eq!(put.body(layer.clone()).send().await.unwrap().status(), 201);
+    let node = Node::join(&registry).await;
+    let wanted = Wanted::BlobDigest(digest.to_string());
+    let events = node.plan(vec![item(1, "a", wanted)]).await.remove(&1).unwrap();
+    let Event::Layer(planned) = &events[0] else { panic!("{}", kinds(&events)) };
+    let list = planned.forms[0].list.as_ref().unwrap();
+    let list = SignedPieceList::from_wire(list, &registry.keys()).unwrap().list;
+    for piece in (0..list.pieces()).map(PieceIndex) {
+        let range = list.range(piece).unwrap();
+        let bytes = &layer[range.offset() as usize..range.end() as usize];
+        assert_eq!(list.verify(piece, bytes), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_registries_need_not_hold_is_left_out() {
+    let registry = TestRegistry::start().await;
+    let (config, held, foreign) = (content(20, 1), content(9000, 2), content(9000, 3));
+    registry.push_blob("a", &config).await;
+    registry.push_blob("a", &held).await;
+    let manifest = image_manifest(&config, &[&foreign, &held]).replacen(
+        "layer.v1.tar+gzip",
+        "layer.nondistributable.v1.tar+gzip",
+        1,
+    );
+    let put = registry.put_manifest("a", "v1", media_type::OCI_MANIFEST, &manifest).await;
+    assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
+    let node = Node::join(&registry).await;
+    let events = node.plan(vec![item(1, "a", Wanted::Tag("v1".into()))]).await.remove(&1).unwrap();
+    assert_eq!(kinds(&events), "manifest inline layer statement finished");
+    let Event::Layer(layer) = &events[2] else { unreachable!() };
+    assert_eq!(layer.descriptor.as_ref().unwrap().digest, sha256(&held).to_string());
+}
+
+#[tokio::test]
+async fn an_image_that_has_lost_a_layer_is_not_planned() {
+    let registry = TestRegistry::start().await;
+    let layer = content(9000, 1);
+    registry.push_image("a", "v1", &[&layer]).await;
+    registry.delete(&format!("/v2/a/blobs/{}", sha256(&layer))).await;
+    let node = Node::join(&registry).await;
+    let events = node.plan(vec![item(1, "a", Wanted::Tag("v1".into()))]).await.remove(&1).unwrap();
+    let [Event::Manifest(_), Event::Error(error)] = events.as_slice() else {
+        panic!("{}", kinds(&events))
+    };
+    assert_eq!(error.code, "MANIFEST_BLOB_UNKNOWN");
+}
+
+#[tokio::test]
+async fn an_image_of_another_registry_is_never_taken_for_one_of_its_own() {
+    let registry = TestRegistry::start().await;
+    registry.push_image("library/web", "v1", &[b"layer"]).await;
+    let node = Node::join(&registry).await;
+    let elsewhere = rpc::PlanItem {
+        namespace: "docker.io".to_owned(),
+        ..item(1, "library/web", Wanted::Tag("v1".into()))
+    };
+    let events = node.plan(vec![elsewhere]).await.remove(&1).unwrap();
+    let [Event::Error(error)] = events.as_slice() else { panic!("{}", kinds(&events)) };
+    assert_eq!(error.code, "NAME_UNKNOWN");
+}
+
+#[tokio::test]
+async fn an_index_without_the_platform_says_which_it_has() {
+    let registry = TestRegistry::start().await;
+    let image = registry.push_image("a", "arm", &[b"one"]).await;
+    let size = image_manifest(br#"{"architecture":"amd64","os":"linux"}"#, &[b"one"]).len();
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{image}","size":{size},
+           "platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#,
+        media_type::OCI_MANIFEST
+    );
+    registry.put_manifest("a", "v1", media_type::OCI_INDEX, &index).await;
+    let node = Node::join(&registry).await;
+    let events = node.plan(vec![item(1, "a", Wanted::Tag("v1".into()))]).await.remove(&1).unwrap();
+    let [Event::Manifest(_), Event::Error(error)] = events.as_slice() else {
+        panic!("{}", kinds(&events))
+    };
+    assert_eq!(error.code, "MANIFEST_UNKNOWN");
+    let message = &error.message;
+    assert!(message.contains("linux/amd64, but: linux/arm64/v8"), "{message}");
+}
+
+#[tokio::test]
+async fn requests_over_the_bounds_are_refused() {
+    let registry = TestRegistry::start().await;
+    let node = Node::join(&registry).await;
+    let mut client = PlannerClient::new(node.channel.clone());
+    let mut plan = async |message: rpc::PlanRequest| {
+        client.plan(node.request(message)).await.unwrap_err().code()
+    };
+    let items = (0..257).map(|at| item(at, "a", Wanted::Tag("v1".into()))).collect();
+    let many = rpc::PlanRequest { items, ..Default::default() };
+    assert_eq!(plan(many).await, Code::InvalidArgument);
+    let platform = rpc::Platform { os: "a".repeat(65), ..Default::default() };
+    let long = rpc::PlanRequest { platform: Some(platform), ..Default::default() };
+    assert_eq!(plan(long).await, Code::InvalidArgument);
+    let items = vec![item(0, &"a".repeat(5 << 20), Wanted::Tag("v1".into()))];
+    let large = rpc::PlanRequest { items, ..Default::default() };
+    assert_eq!(plan(large).await, Code::OutOfRange);
+    let mut client = TrackerClient::new(node.channel.clone());
+    let bitmap = rpc::Holding { bitmap: vec![0; 5 << 20].into(), ..Default::default() };
+    let large = rpc::AnnounceRequest { holdings: vec![bitmap], ..Default::default() };
+    let refused = client.announce(node.request(large)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    let key = rpc::JoinRequest { public_key: vec![8; 200].into(), ..join_request("") };
+    assert_eq!(join(&registry, key).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_session_of_another_origin_counts_for_nothing() {
+    let (registry, other) = (TestRegistry::start().await, TestRegistry::start().await);
+    let mut node = Node::join(&registry).await;
+    node.joined.session = Node::join(&other).await.joined.session;
+    let mut client = TrackerClient::new(node.channel.clone());
+    let refused = client.permit(node.request(rpc::PermitRequest::default())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
 fn states_file(registry: &TestRegistry, digest: &Digest) -> std::path::PathBuf {

@@ -1,5 +1,6 @@
 //! One item of a plan: an image by tag or digest, or a blob by itself.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -7,9 +8,10 @@ use longshore_proto::rpc::origin as rpc;
 use longshore_proto::rpc::origin::plan_event::Event;
 use longshore_proto::rpc::origin::plan_item::Wanted;
 use longshore_proto::sign::PlanStatement;
-use longshore_proto::{Descriptor, Digest, ErrorCode, Manifest, RepositoryName, Tag};
+use longshore_proto::{Descriptor, Digest, ErrorCode, Manifest, Platform, RepositoryName, Tag};
 
-use super::{Asked, Events, Stop, failed};
+use super::sink::Sink;
+use super::{Asked, Stop, failed};
 use crate::api::ApiError;
 use crate::auth::{Action, Actor};
 use crate::cache::TAG_FRESH;
@@ -23,13 +25,20 @@ const READS_IN_FLIGHT_MAX: usize = 8;
 /// The form of a layer that every agent understands.
 const FORM_BLOB: &str = "blob";
 
+/// Platforms that an error names.
+const PLATFORMS_NAMED_MAX: usize = 16;
+
 /// A blob of the image that this repository holds.
-type Member = (Descriptor, Option<Arc<Pointer>>);
+#[derive(Clone)]
+struct Member {
+    descriptor: Descriptor,
+    pointer: Arc<Pointer>,
+}
 
 struct Item<'a> {
     registry: &'a Registry,
     asked: &'a Asked,
-    events: &'a Events,
+    events: &'a Sink,
     repository: RepositoryName,
 }
 
@@ -37,8 +46,12 @@ pub(super) async fn plan(
     registry: &Registry,
     asked: &Asked,
     item: &rpc::PlanItem,
-    events: &Events,
+    events: &Sink,
 ) -> Result<(), Stop> {
+    // Without an upstream of that name its images would be taken for this registry's own.
+    if !item.namespace.is_empty() {
+        return Err(failed(ErrorCode::NameUnknown, "this origin fronts no other registry"));
+    }
     let repository: RepositoryName = item.repository.parse()?;
     let actor = Actor::Node(asked.session.clone());
     registry.auth.authorize(&actor, Action::Pull, &repository)?;
@@ -76,16 +89,13 @@ impl Item<'_> {
             let event = manifest_event(&digest, &stored, tag.take());
             self.events.send(Event::Manifest(event)).await?;
             let manifest = Manifest::parse(&stored.content, &stored.media_type)
-                .map_err(|error| failed(ErrorCode::ManifestInvalid, &error.to_string()))?;
+                .map_err(|error| failed(ErrorCode::ManifestInvalid, error.to_string()))?;
             match &manifest {
                 Manifest::Image { config, layers, .. } => {
                     return self.image(digest, config, layers).await;
                 }
                 Manifest::Index { .. } => {
-                    let chosen = manifest.for_platform(&self.asked.platform).ok_or_else(|| {
-                        failed(ErrorCode::ManifestUnknown, "index has nothing for this platform")
-                    })?;
-                    digest = chosen.digest;
+                    digest = choose(&manifest, &self.asked.platform)?;
                 }
             }
         }
@@ -98,25 +108,11 @@ impl Item<'_> {
         config: &Descriptor,
         layers: &[Descriptor],
     ) -> Result<(), Stop> {
-        let all: Vec<Descriptor> = std::iter::once(config).chain(layers).cloned().collect();
-        let find = |descriptor: Descriptor| async move {
-            let found = self.registry.storage.member(&self.repository, &descriptor.digest).await?;
-            Ok::<Member, Stop>((descriptor, found))
-        };
-        let members: Vec<Member> =
-            stream::iter(all).map(find).buffered(READS_IN_FLIGHT_MAX).try_collect().await?;
-        for (descriptor, pointer) in &members {
-            self.send_inline(descriptor, pointer.as_deref()).await?;
-        }
-        let layer = |(index, (descriptor, pointer)): (usize, &Member)| {
-            let (descriptor, pointer) = (descriptor.clone(), pointer.clone());
-            async move { self.layer(index, descriptor, pointer).await }
-        };
-        let indexed: Vec<(usize, &Member)> = members[1..].iter().enumerate().collect();
-        let mut ready = stream::iter(indexed).map(layer).buffered(READS_IN_FLIGHT_MAX);
-        while let Some(event) = ready.try_next().await? {
-            self.events.send(Event::Layer(event)).await?;
-        }
+        let mut members = self.members(std::slice::from_ref(config)).await?;
+        let layers = self.members(layers).await?;
+        members.extend_from_slice(&layers);
+        self.send_inline(&members).await?;
+        self.send_layers(layers).await?;
         self.finish(manifest, &members).await
     }
 
@@ -125,54 +121,94 @@ impl Item<'_> {
         let pointer = pointer.ok_or_else(|| failed(ErrorCode::BlobUnknown, "blob is unknown"))?;
         let media_type = "application/octet-stream".to_owned();
         let descriptor = Descriptor { media_type, digest, size: pointer.size };
-        self.send_inline(&descriptor, Some(&pointer)).await?;
-        let layer = self.layer(0, descriptor.clone(), Some(pointer.clone())).await?;
-        self.events.send(Event::Layer(layer)).await?;
-        self.finish(digest, &[(descriptor, Some(pointer))]).await
+        let member = [Member { descriptor, pointer }];
+        self.send_inline(&member).await?;
+        self.send_layers(member.to_vec()).await?;
+        self.finish(digest, &member).await
     }
 
-    async fn send_inline(
-        &self,
-        descriptor: &Descriptor,
-        pointer: Option<&Pointer>,
-    ) -> Result<(), Stop> {
-        let Some(pointer) = pointer.filter(|p| p.size <= self.asked.inline_bytes_max) else {
-            return Ok(());
+    /// Proves that the blobs are in the repository, with the sizes that the manifest says. A layer
+    /// that registries need not hold is left out: its client knows where to get it.
+    async fn members(&self, named: &[Descriptor]) -> Result<Vec<Member>, Stop> {
+        let found: Vec<Option<Member>> = stream::iter(named.to_vec())
+            .map(|descriptor| self.member(descriptor))
+            .buffered(READS_IN_FLIGHT_MAX)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn member(&self, descriptor: Descriptor) -> Result<Option<Member>, Stop> {
+        let digest = &descriptor.digest;
+        let Some(pointer) = self.registry.storage.member(&self.repository, digest).await? else {
+            if is_foreign(&descriptor.media_type) {
+                return Ok(None);
+            }
+            let message = format!("manifest names {digest}, which is unknown");
+            return Err(failed(ErrorCode::ManifestBlobUnknown, message));
         };
-        let content = self.registry.storage.inline(&descriptor.digest, pointer).await?;
-        self.registry.metrics.sent("inline").inc_by(content.len() as u64);
-        let descriptor = Some(descriptor.into());
-        self.events.send(Event::Blob(rpc::InlineBlob { descriptor, content })).await
+        if pointer.size != descriptor.size {
+            let (said, is) = (descriptor.size, pointer.size);
+            let message = format!("manifest says {said} bytes of a blob that has {is}");
+            return Err(failed(ErrorCode::ManifestInvalid, message));
+        }
+        Ok(Some(Member { descriptor, pointer }))
     }
 
-    /// A layer that the repository does not hold (one that must not be distributed) has no form.
-    async fn layer(
-        &self,
-        index: usize,
-        descriptor: Descriptor,
-        pointer: Option<Arc<Pointer>>,
-    ) -> Result<rpc::PlanLayer, Stop> {
-        let mut forms = Vec::new();
-        if let Some(pointer) = pointer {
-            let list = self.registry.storage.piece_list(&descriptor.digest, &pointer).await?;
-            forms.push(rpc::LayerForm {
+    /// Sends the small ones, each once.
+    async fn send_inline(&self, members: &[Member]) -> Result<(), Stop> {
+        let (mut small, mut seen) = (members.to_vec(), HashSet::new());
+        small.retain(|member| {
+            let fits = member.pointer.size <= self.asked.inline_bytes_max;
+            fits && seen.insert(member.descriptor.digest)
+        });
+        let storage = &self.registry.storage;
+        let mut contents = stream::iter(small)
+            .map(|Member { descriptor, pointer }| async move {
+                let content = storage.inline(&descriptor.digest, &pointer).await;
+                content.map(|content| (descriptor, content))
+            })
+            .buffered(READS_IN_FLIGHT_MAX);
+        while let Some((descriptor, content)) = contents.try_next().await? {
+            self.registry.metrics.sent("inline").inc_by(content.len() as u64);
+            let descriptor = Some((&descriptor).into());
+            self.events.send(Event::Blob(rpc::InlineBlob { descriptor, content })).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the layers with their lists, in order.
+    async fn send_layers(&self, layers: Vec<Member>) -> Result<(), Stop> {
+        let storage = &self.registry.storage;
+        let mut listed = stream::iter(layers)
+            .map(|Member { descriptor, pointer }| async move {
+                let list = storage.piece_list(&descriptor.digest, &pointer).await;
+                list.map(|list| (descriptor, list))
+            })
+            .buffered(READS_IN_FLIGHT_MAX);
+        let mut index = 0;
+        while let Some((descriptor, list)) = self.events.while_waiting(listed.try_next()).await?? {
+            let form = rpc::LayerForm {
                 kind: FORM_BLOB.to_owned(),
                 descriptor: Some((&descriptor).into()),
                 list: Some((*list).clone()),
-            });
+            };
+            let descriptor = Some((&descriptor).into());
+            self.events
+                .send(Event::Layer(rpc::PlanLayer { index, descriptor, forms: vec![form] }))
+                .await?;
+            index += 1;
         }
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        Ok(rpc::PlanLayer { index, descriptor: Some((&descriptor).into()), forms })
+        Ok(())
     }
 
     /// Peers, then the origin's word for every blob that is a member here.
     async fn finish(&self, manifest: Digest, members: &[Member]) -> Result<(), Stop> {
-        let held = members.iter().filter_map(|(descriptor, pointer)| {
-            pointer.as_ref().map(|pointer| (descriptor.digest, pointer.size))
-        });
-        let held: Vec<(Digest, u64)> = held.collect();
-        let swarmed = held.iter().filter(|(_, size)| *size > self.asked.inline_bytes_max);
-        let swarmed: Vec<Digest> = swarmed.map(|(digest, _)| *digest).collect();
+        let swarmed: Vec<Digest> = members
+            .iter()
+            .filter(|member| member.pointer.size > self.asked.inline_bytes_max)
+            .map(|member| member.descriptor.digest)
+            .collect();
         let peers = self.registry.tracker.plan(&self.asked.session, &swarmed);
         if !peers.is_empty() {
             self.events.send(Event::Peers(rpc::Peers { peers })).await?;
@@ -180,7 +216,7 @@ impl Item<'_> {
         let statement = PlanStatement {
             repository: self.repository.clone(),
             manifest,
-            layers: held.into_iter().map(|(digest, _)| digest).collect(),
+            layers: members.iter().map(|member| member.descriptor.digest).collect(),
             issued_at_s: now_ms() / 1000,
             policy_epoch: 0,
         };
@@ -188,6 +224,34 @@ impl Item<'_> {
         let message = rpc::PlanStatement::from_statement(&statement, &signature);
         self.events.send(Event::Statement(message)).await
     }
+}
+
+/// The platform's manifest of an index.
+fn choose(index: &Manifest, platform: &Platform) -> Result<Digest, Stop> {
+    if let Some(chosen) = index.for_platform(platform) {
+        return Ok(chosen.digest);
+    }
+    let entries = match index {
+        Manifest::Index { manifests, .. } => manifests.as_slice(),
+        Manifest::Image { .. } => &[],
+    };
+    let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
+    let named: Vec<String> = platforms.take(PLATFORMS_NAMED_MAX).map(name).collect();
+    let message = format!("index has nothing for {}, but: {}", name(platform), named.join(", "));
+    Err(failed(ErrorCode::ManifestUnknown, message))
+}
+
+/// `linux/arm64/v8`
+fn name(platform: &Platform) -> String {
+    let Platform { os, architecture, variant } = platform;
+    let slash = if variant.is_empty() { "" } else { "/" };
+    format!("{os}/{architecture}{slash}{variant}")
+}
+
+/// Image-spec 1.1, "Non-Distributable Layers", and Docker's word for them.
+fn is_foreign(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
 
 fn manifest_event(
