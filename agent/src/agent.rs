@@ -4,36 +4,37 @@
 //! not succeed says one line and changes nothing. hosts.toml is written last and removed first.
 //! Everything that runs is a worker of one of two sets, doors and rooms, and both are joined.
 
-mod direct;
 mod error;
 mod probe;
+mod rooms;
+mod taken;
 mod view;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use error::StartError;
 
 use crate::admin::{Admin, Readiness};
 use crate::config::Config;
-use crate::containerd::{Hosts, MirrorHost, MirrorSecret, WrittenHosts, remove_ours};
-use crate::control::{self, ControlSocket};
-use crate::identity;
+use crate::containerd::{Hosts, HostsError, MirrorHost, MirrorSecret, WrittenHosts, remove_ours};
+use crate::control;
 use crate::metrics::{self, AgentMetrics};
 use crate::mirror::{Mirror, MirrorMetrics, MirrorOptions};
 use crate::notify::Notify;
-use crate::origin::{ClientConfig, JoinAs, Membership, OriginClient, OriginMetrics};
-use crate::pull::{PullConfig, PullMetrics, Puller, Registries, own_platform};
+use crate::origin::{Membership, OriginClient};
 use crate::shutdown::{DRAIN, SETTLE, Shutdown};
-use crate::store::{PieceStore, StoreMetrics};
+use crate::store::StoreMetrics;
 use crate::watchdog::Watchdog;
 use crate::worker::{Step, Workers};
 
-use direct::Direct;
+use rooms::Rooms;
+use taken::Taken;
 use view::AgentView;
 
 /// How long a start waits for the first attempt to join; then the agent serves without.
@@ -46,6 +47,8 @@ pub struct Addresses {
     pub mirror: SocketAddr,
     /// Metrics and health.
     pub admin: SocketAddr,
+    /// Peers'.
+    pub swarm: SocketAddr,
 }
 
 /// A running agent. Dropping it leaves its tasks to the runtime; [`Agent::stop`] ends them.
@@ -54,21 +57,19 @@ pub struct Agent {
     config: Config,
     addresses: Addresses,
     secret: Option<MirrorSecret>,
-    doors: Workers,
-    rooms: Workers,
-    shutdown: Shutdown,
+    crew: Crew,
     readiness: watch::Sender<Readiness>,
+    hosts: watch::Sender<WrittenHosts>,
     metrics: AgentMetrics,
     notify: Arc<Notify>,
 }
 
-/// What a start takes before anything runs.
-struct Taken {
-    mirror: TcpListener,
-    admin: TcpListener,
-    control: ControlSocket,
-    store: PieceStore,
-    identity: libp2p::identity::Keypair,
+/// All that runs, and how it is told to end.
+#[derive(Clone, Debug, Default)]
+struct Crew {
+    doors: Workers,
+    rooms: Workers,
+    shutdown: Shutdown,
 }
 
 impl Agent {
@@ -83,42 +84,47 @@ impl Agent {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let mut registry = metrics::registry();
         let store_metrics = StoreMetrics::register(metrics::room(&mut registry, "store"));
+        let metrics = AgentMetrics::register(metrics::room(&mut registry, "agent"));
         let taken = Taken::take(&config, store_metrics).await?;
-        let addresses = taken.addresses()?;
-        let (doors, rooms, shutdown) =
-            (Workers::default(), Workers::default(), Shutdown::default());
-        let agent_metrics = AgentMetrics::register(metrics::room(&mut registry, "agent"));
-        let (readiness, ready) = watch::channel(Readiness::Not("starting"));
+        let crew = Crew::default();
         if let Some(watchdog) = watchdog {
-            let pulse = pulse(&agent_metrics, &notify);
-            let beat = watchdog.beat(shutdown.watch.clone(), pulse);
-            rooms.spawn("heartbeat", &shutdown.watch, |_, _| beat);
+            let beat = watchdog.beat(crew.shutdown.watch.clone(), pulse(&metrics, &notify));
+            crew.watch("heartbeat", |_, _| beat);
         }
+        #[cfg(feature = "test-hooks")]
+        crate::hooks::wedge_at_sigusr2().map_err(StartError::Runtime)?;
+        match Self::staff(config, taken, registry, metrics, notify, &crew).await {
+            Ok(agent) => Ok(agent),
+            Err(error) => {
+                crew.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the rooms, the doors before them, and lets containerd in.
+    async fn staff(
+        config: Config,
+        taken: Taken,
+        mut registry: Registry,
+        metrics: AgentMetrics,
+        notify: Arc<Notify>,
+        crew: &Crew,
+    ) -> Result<Self, StartError> {
+        let Taken { mirror, admin, control, store, identity } = taken;
+        let rooms = Rooms::start(&config, store, identity, &mut registry, crew).await?;
+        let addresses = Addresses {
+            mirror: mirror.local_addr().map_err(StartError::Runtime)?,
+            admin: admin.local_addr().map_err(StartError::Runtime)?,
+            swarm: rooms.swarm.local_addr(),
+        };
         tracing::info!(
             mirror = %addresses.mirror,
-            store = %taken.store.root().display(),
+            swarm = %addresses.swarm,
+            store = %rooms.store.root().display(),
             origin = %config.origin.url,
+            peer = %rooms.swarm.peer_id(),
             "starting"
-        );
-
-        let origin = Arc::new(OriginClient::new(
-            &ClientConfig { url: config.origin.url.clone(), join: join_as(&config, &taken) },
-            OriginMetrics::register(metrics::room(&mut registry, "origin")),
-        )?);
-        let fetcher = Arc::new(Direct::new(origin.clone(), shutdown.rooms.clone()));
-        let puller = Puller::new(
-            PullConfig {
-                registries: Registries::new(config.containerd.registries.clone()),
-                keys: config.origin.signing_keys.clone(),
-                platform: own_platform(),
-                tag_stale_max: config.mirror.tag_stale_max,
-                stall_timeout: config.mirror.stall_timeout,
-            },
-            taken.store.clone(),
-            origin.clone(),
-            fetcher,
-            PullMetrics::register(metrics::room(&mut registry, "pull")),
-            shutdown.rooms.clone(),
         );
         let secret = (!config.mirror.open).then(MirrorSecret::generate);
         let options = MirrorOptions {
@@ -126,56 +132,28 @@ impl Agent {
             first_byte_timeout: config.mirror.first_byte_timeout,
         };
         let mirror_metrics = MirrorMetrics::register(metrics::room(&mut registry, "mirror"));
-        let mirror = Mirror::new(taken.mirror, options, puller.clone(), mirror_metrics.clone());
+        let mirror = Mirror::new(mirror, options, rooms.puller.clone(), mirror_metrics.clone());
+        let readiness = watch::Sender::new(Readiness::Not("starting"));
         let hosts = watch::Sender::new(WrittenHosts::default());
-        let view = AgentView {
+        let view = Arc::new(AgentView {
             config: config.clone(),
             addresses,
             started: Instant::now(),
-            peer_id: taken.identity.public().to_peer_id(),
-            origin: origin.clone(),
-            puller: puller.clone(),
-            store: taken.store.clone(),
+            rooms: rooms.clone(),
             mirror: mirror_metrics,
-            workers: [doors.clone(), rooms.clone()],
-            ready: ready.clone(),
+            workers: [crew.doors.clone(), crew.rooms.clone()],
+            ready: readiness.subscribe(),
             hosts: hosts.subscribe(),
-        };
-
-        rooms.spawn("join", &shutdown.rooms, |end, _| origin.clone().keep_joined(end));
-        rooms.spawn("recovery", &shutdown.rooms, |end, step| recover(taken.store, end, step));
-        rooms.spawn("pulls", &shutdown.rooms, |end, _| async move {
-            end.cancelled().await;
-            puller.join().await;
         });
-        doors.spawn("mirror", &shutdown.doors, |end, _| mirror.run(end));
-        doors.spawn("control", &shutdown.doors, |end, _| {
-            control::serve(taken.control, Arc::new(view), end)
-        });
-        // It tells how the shutdown goes, so it ends last.
-        let admin = Admin::new(Arc::new(registry), ready);
-        rooms.spawn("admin", &shutdown.watch, |end, _| admin.serve(taken.admin, end));
-        #[cfg(feature = "test-hooks")]
-        crate::hooks::wedge_at_sigusr2().map_err(StartError::Runtime)?;
+        let shown = Admin::new(Arc::new(registry), readiness.subscribe());
+        crew.door("mirror", |end, _| mirror.run(end));
+        crew.door("control", |end, _| control::serve(control, view, end));
+        crew.watch("admin", |end, _| shown.serve(admin, end));
 
-        let agent = Self {
-            config,
-            addresses,
-            secret,
-            doors,
-            rooms,
-            shutdown,
-            readiness,
-            metrics: agent_metrics,
-            notify,
-        };
-        match agent.open(&origin, &hosts).await {
-            Ok(()) => Ok(agent),
-            Err(error) => {
-                agent.stop().await;
-                Err(error)
-            }
-        }
+        let crew = crew.clone();
+        let agent = Self { config, addresses, secret, crew, readiness, hosts, metrics, notify };
+        agent.open(&rooms.origin).await?;
+        Ok(agent)
     }
 
     /// Where it is found.
@@ -191,8 +169,8 @@ impl Agent {
     /// Waits until a part of it has ended before its time: it should be stopped then.
     pub async fn failed(&self) {
         tokio::select! {
-            () = self.doors.failed() => {}
-            () = self.rooms.failed() => {}
+            () = self.crew.doors.failed() => {}
+            () = self.crew.rooms.failed() => {}
         }
     }
 
@@ -203,47 +181,28 @@ impl Agent {
         self.readiness.send_replace(Readiness::Not("stopping"));
         self.metrics.ready.set(0);
         let directory = self.config.containerd.hosts_dir.clone();
-        match tokio::task::spawn_blocking(move || remove_ours(&directory)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "hosts.toml stays"),
-            Err(error) => tracing::error!(%error, "hosts.toml stays"),
+        let removed = on_disk(move || remove_ours(&directory)).await;
+        if let Err(error) = &removed {
+            tracing::error!(%error, "hosts.toml stays");
         }
         self.metrics.hosts_written.set(0);
-        self.shutdown.doors.cancel();
-        let drained = self.doors.join(DRAIN).await;
-        tracing::debug!(drained, "front doors are shut");
-        self.shutdown.rooms.cancel();
-        self.shutdown.watch.cancel();
-        let settled = self.rooms.join(SETTLE).await;
-        if !drained || !settled {
-            tracing::warn!(drained, settled, "some workers did not end in time");
-        }
-        tracing::info!("stopped");
-        drained && settled
+        self.crew.end().await && removed.is_ok()
     }
 
     /// Lets containerd in, once there is something to let it into.
-    async fn open(
-        &self,
-        origin: &OriginClient,
-        hosts: &watch::Sender<WrittenHosts>,
-    ) -> Result<(), StartError> {
+    async fn open(&self, origin: &OriginClient) -> Result<(), StartError> {
         self.await_origin(origin).await;
         probe::mirror_answers(self.addresses.mirror, self.secret.as_ref())
             .await
             .map_err(StartError::Mirror)?;
-        let files = Hosts::new(
-            self.config.containerd.hosts_dir.clone(),
-            self.config.containerd.registries.clone(),
-        );
+        let containerd = self.config.containerd.clone();
+        let files = Hosts::new(containerd.hosts_dir, containerd.registries);
         let mirror = MirrorHost {
             address: self.addresses.mirror,
             secret: self.secret.clone(),
             origin: self.config.origin.url.clone(),
         };
-        let written = tokio::task::spawn_blocking(move || files.write(&mirror))
-            .await
-            .map_err(|error| StartError::Runtime(error.into()))??;
+        let written = on_disk(move || files.write(&mirror)).await?;
         for (registry, path) in &written.foreign {
             tracing::warn!(
                 %registry, path = %path.display(),
@@ -252,7 +211,7 @@ impl Agent {
         }
         self.metrics.hosts_written.set(written.written.len() as i64);
         self.metrics.hosts_foreign.set(written.foreign.len() as i64);
-        hosts.send_replace(written);
+        self.hosts.send_replace(written);
         self.readiness.send_replace(Readiness::Ready);
         self.metrics.ready.set(1);
         self.notify.ready();
@@ -272,50 +231,59 @@ impl Agent {
     }
 }
 
-impl Taken {
-    async fn take(config: &Config, store_metrics: StoreMetrics) -> Result<Self, StartError> {
-        let mirror = listen("mirror.listen", config.mirror.listen).await?;
-        let admin = listen("admin.listen", config.admin_listen).await?;
-        let (settings, hosts_dir) = (config.store.clone(), config.containerd.hosts_dir.clone());
-        let disk = tokio::task::spawn_blocking(move || {
-            let store = PieceStore::open(&settings, store_metrics)?;
-            let identity = identity::load_or_make(&settings.path)?;
-            // Ports and store are ours: what is there was left by an agent that is dead, and
-            // leads to a port that nobody answers yet.
-            remove_ours(&hosts_dir)?;
-            Ok::<_, StartError>((store, identity))
-        });
-        let (store, identity) = disk.await.map_err(|error| StartError::Runtime(error.into()))??;
-        let control = ControlSocket::bind(&config.control_socket)?;
-        Ok(Self { mirror, admin, control, store, identity })
+impl Crew {
+    /// Something that containerd or an operator talks to.
+    fn door<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken, Step) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.doors.spawn(name, &self.shutdown.doors, work);
     }
 
-    fn addresses(&self) -> Result<Addresses, StartError> {
-        Ok(Addresses {
-            mirror: self.mirror.local_addr().map_err(StartError::Runtime)?,
-            admin: self.admin.local_addr().map_err(StartError::Runtime)?,
-        })
+    /// Something that a door leads to.
+    fn room<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken, Step) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.rooms.spawn(name, &self.shutdown.rooms, work);
+    }
+
+    /// Something that still watches while all others end.
+    fn watch<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken, Step) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.rooms.spawn(name, &self.shutdown.watch, work);
+    }
+
+    /// Ends all of it; false when something had to be left behind.
+    async fn end(&self) -> bool {
+        self.shutdown.doors.cancel();
+        let drained = self.doors.join(DRAIN).await;
+        tracing::debug!(drained, "front doors are shut");
+        self.shutdown.rooms.cancel();
+        self.shutdown.watch.cancel();
+        let settled = self.rooms.join(SETTLE).await;
+        if !drained || !settled {
+            tracing::warn!(drained, settled, "some workers did not end in time");
+        }
+        tracing::debug!("stopped");
+        drained && settled
     }
 }
 
-async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::listen(key, address, source))
-}
-
-fn join_as(config: &Config, taken: &Taken) -> JoinAs {
-    JoinAs {
-        node_name: config.node.name.clone(),
-        pool: config.node.pool.clone(),
-        zone: config.node.zone.clone(),
-        public_key: taken.identity.public().encode_protobuf(),
-        token_file: config.origin.token_file.clone(),
-    }
+/// hosts.toml lies on a disk, and disks block.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HostsError> + Send + 'static,
+) -> Result<T, StartError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| StartError::Runtime(error.into()))??)
 }
 
 /// At each beat of the runtime: tells the manager, and notes how long the runtime was silent.
-fn pulse(metrics: &AgentMetrics, notify: &Arc<Notify>) -> impl Fn() + Send + 'static {
+fn pulse(metrics: &AgentMetrics, notify: &Arc<Notify>) -> impl Fn() + Send + use<> + 'static {
     let (longest, notify) = (metrics.runtime_silence_longest.clone(), Arc::clone(notify));
-    let last = std::sync::Mutex::new(Instant::now());
+    let last = Mutex::new(Instant::now());
     move || {
         notify.alive();
         let mut last = last.lock().expect("nothing panics while it holds the time");
@@ -323,26 +291,6 @@ fn pulse(metrics: &AgentMetrics, notify: &Arc<Notify>) -> impl Fn() + Send + 'st
         longest.set(longest.get().max(silent));
         *last = Instant::now();
     }
-}
-
-/// Verifies what another boot left, so that peers can have it before anybody here asks for it.
-async fn recover(store: PieceStore, end: tokio_util::sync::CancellationToken, step: Step) {
-    let stale: Vec<_> = store
-        .blobs()
-        .into_iter()
-        .filter(|blob| blob.needs_recovery())
-        .map(|blob| blob.digest())
-        .collect();
-    for (at, digest) in stale.iter().enumerate() {
-        step.set(format!("verifying blob {} of {}", at + 1, stale.len()));
-        let Some(blob) = store.peek(digest) else { continue };
-        tokio::select! {
-            () = end.cancelled() => return,
-            () = blob.recover() => {}
-        }
-    }
-    step.set(format!("{} blobs of an earlier boot verified", stale.len()));
-    end.cancelled().await;
 }
 
 #[cfg(test)]

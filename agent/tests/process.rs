@@ -1,5 +1,7 @@
 //! The process `longshore-agent`, as a service manager sees it: readiness, signals, exit codes.
 
+#![allow(clippy::unwrap_used, reason = "what a helper misses fails its test")]
+
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -8,6 +8,7 @@ use crate::control::SocketError;
 use crate::identity::IdentityError;
 use crate::origin::OriginError;
 use crate::store::StoreError;
+use crate::swarm::SwarmError;
 
 /// sysexits(3) EX_UNAVAILABLE: something else has what this agent needs.
 const EXIT_TAKEN: u8 = 69;
@@ -49,6 +50,9 @@ pub enum StartError {
     /// The origin's settings make no client.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// The swarm's network.
+    #[error("swarm.listen: {0}")]
+    Swarm(#[from] SwarmError),
     /// The mirror listens and does not answer.
     #[error("mirror.listen: the mirror does not answer its own request: {0}")]
     Mirror(io::Error),

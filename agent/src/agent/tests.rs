@@ -4,6 +4,7 @@ use std::path::Path;
 
 use longshore_proto::sign::SigningKey;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::config::RawConfig;

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use libp2p::PeerId;
 use longshore_proto::ImageName;
 use longshore_proto::rpc::control as rpc;
 use longshore_proto::rpc::control::explain_response::{Layer, OriginReason as AskedOrigin};
@@ -10,15 +9,14 @@ use longshore_proto::rpc::control::status_response as parts;
 use tokio::sync::watch;
 
 use super::Addresses;
+use super::rooms::Rooms;
 use crate::admin::Readiness;
 use crate::config::Config;
 use crate::containerd::WrittenHosts;
 use crate::control::View;
 use crate::mirror::MirrorMetrics;
-use crate::origin::OriginClient;
+use crate::pull::LayerExplanation;
 use crate::pull::ledger::OriginReason;
-use crate::pull::{LayerExplanation, Puller};
-use crate::store::PieceStore;
 use crate::worker::Workers;
 
 /// Handles of what there is to see.
@@ -27,10 +25,7 @@ pub(super) struct AgentView {
     pub(super) config: Config,
     pub(super) addresses: Addresses,
     pub(super) started: Instant,
-    pub(super) peer_id: PeerId,
-    pub(super) origin: std::sync::Arc<OriginClient>,
-    pub(super) puller: Puller,
-    pub(super) store: PieceStore,
+    pub(super) rooms: Rooms,
     pub(super) mirror: MirrorMetrics,
     pub(super) workers: [Workers; 2],
     pub(super) ready: watch::Receiver<Readiness>,
@@ -42,7 +37,7 @@ impl View for AgentView {
         rpc::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name: self.config.node.name.clone(),
-            peer_id: self.peer_id.to_string(),
+            peer_id: self.rooms.swarm.peer_id().to_string(),
             pool: self.config.node.pool.clone(),
             zone: self.config.node.zone.clone(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -54,10 +49,10 @@ impl View for AgentView {
             mirror: Some(self.mirror()),
             swarm: Some(self.swarm()),
             store: Some(parts::Store {
-                path: self.store.root().display().to_string(),
-                blobs: self.store.blobs().len() as u64,
-                bytes: self.store.bytes(),
-                bytes_max: self.store.bytes_max(),
+                path: self.rooms.store.root().display().to_string(),
+                blobs: self.rooms.store.blobs().len() as u64,
+                bytes: self.rooms.store.bytes(),
+                bytes_max: self.rooms.store.bytes_max(),
             }),
             bytes: Some(self.bytes()),
             workers: self.workers(),
@@ -66,7 +61,7 @@ impl View for AgentView {
     }
 
     fn explain(&self, image: &ImageName) -> Option<rpc::ExplainResponse> {
-        let explained = self.puller.explain(image)?;
+        let explained = self.rooms.puller.explain(image)?;
         Some(rpc::ExplainResponse {
             image: image.to_string(),
             digest: explained.digest.to_string(),
@@ -78,7 +73,7 @@ impl View for AgentView {
 
 impl AgentView {
     fn origin(&self) -> parts::Origin {
-        let status = self.origin.status();
+        let status = self.rooms.origin.status();
         let error = status.error.unwrap_or_else(|| match status.joined {
             true => String::new(),
             false => "no attempt has ended yet".to_owned(),
@@ -105,11 +100,27 @@ impl AgentView {
     }
 
     fn swarm(&self) -> parts::Swarm {
-        parts::Swarm::default()
+        let status = self.rooms.swarm.status();
+        let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
+        parts::Swarm {
+            address: status.address.to_string(),
+            enabled: status.enabled,
+            peers: count(status.peers),
+            same_zone_peers: count(status.same_zone_peers),
+            bad_pieces: status.bad_pieces,
+            stalled_requests: status.stalled_requests,
+        }
     }
 
     fn bytes(&self) -> rpc::Bytes {
-        rpc::Bytes::default()
+        let status = self.rooms.swarm.status();
+        rpc::Bytes {
+            origin: status.origin_bytes,
+            peers: status.peer_bytes,
+            local: self.rooms.puller.local_bytes(),
+            sent_to_peers: status.sent_bytes,
+            wasted: status.wasted_bytes,
+        }
     }
 
     fn workers(&self) -> Vec<parts::Worker> {
@@ -123,7 +134,7 @@ impl AgentView {
     }
 
     fn pulls(&self) -> Vec<parts::Pull> {
-        let pulls = self.puller.pulls().into_iter();
+        let pulls = self.rooms.puller.pulls().into_iter();
         let told = pulls.map(|pull| parts::Pull {
             image: pull.image,
             state: pull.state.name().to_owned(),

@@ -12,7 +12,7 @@ pub(super) fn table(header: &[&str], right: std::ops::Range<usize>) -> Table {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().copied());
     for (at, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 1));
+        column.set_padding((0, 2));
         if right.contains(&at) {
             column.set_cell_alignment(CellAlignment::Right);
         }

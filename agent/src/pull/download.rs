@@ -63,7 +63,7 @@ impl Downloads {
         ledger: &Arc<BlobLedger>,
     ) {
         if blob.is_whole() {
-            note_local(blob, ledger);
+            self.0.note_local(blob, ledger);
             return;
         }
         let mut table = self.locked();
@@ -117,7 +117,7 @@ impl Shared {
         let digest = blob.digest();
         let mut changes = blob.changes();
         blob.recover().await;
-        note_local(&blob, &ledger);
+        self.note_local(&blob, &ledger);
         if !blob.is_whole() {
             self.metrics.blob_downloads_started.inc();
             tracing::info!(bytes = blob.size(), held = blob.held().len(), "fetching");
@@ -145,6 +145,19 @@ impl Shared {
         self.locked().active.remove(&digest);
     }
 
+    /// Pieces that were here before anything was fetched.
+    fn note_local(&self, blob: &StoredBlob, ledger: &BlobLedger) {
+        let entries = ledger.entries();
+        if entries.elapsed() > Duration::ZERO || entries.local.pieces > 0 {
+            return;
+        }
+        let list = &blob.list().list;
+        for range in blob.held().iter().filter_map(|piece| list.range(piece)) {
+            ledger.was_local(range.length());
+            self.metrics.local_bytes.inc_by(range.length());
+        }
+    }
+
     fn locked(&self) -> MutexGuard<'_, Table> {
         self.table.lock().expect("nothing panics while it holds the table")
     }
@@ -164,17 +177,5 @@ async fn end(
         }
         // The sender lives in the blob, which is held here.
         let _ = changes.changed().await;
-    }
-}
-
-/// Pieces that were here before anything was fetched.
-fn note_local(blob: &StoredBlob, ledger: &BlobLedger) {
-    let entries = ledger.entries();
-    if entries.elapsed() > Duration::ZERO || entries.local.pieces > 0 {
-        return;
-    }
-    let list = &blob.list().list;
-    for range in blob.held().iter().filter_map(|piece| list.range(piece)) {
-        ledger.was_local(range.length());
     }
 }

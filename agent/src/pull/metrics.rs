@@ -12,6 +12,8 @@ pub struct PullMetrics {
     pub blob_downloads_finished: Counter,
     /// Blobs that were given up.
     pub blob_downloads_failed: Counter,
+    /// Bytes that were here already when a pull of their blob began.
+    pub local_bytes: Counter,
     /// Plans asked of the origin, once however many wait for one.
     pub plans: Counter,
     /// Plans that the origin could not give and a peer or the disk did.
@@ -31,15 +33,17 @@ impl PullMetrics {
             blob_downloads_started,
             blob_downloads_finished,
             blob_downloads_failed,
+            local_bytes,
             plans,
             plans_without_origin,
             stale_tags,
             inline_bytes: _,
         } = &metrics;
-        let counters: [(&str, &str, &Counter); 6] = [
+        let counters: [(&str, &str, &Counter); 7] = [
             ("blob_downloads_started", "Blobs whose fetching began", blob_downloads_started),
             ("blob_downloads_finished", "Blobs that became whole", blob_downloads_finished),
             ("blob_downloads_failed", "Blobs that were given up", blob_downloads_failed),
+            ("local_bytes", "Bytes already here when a pull began", local_bytes),
             ("plans", "Plans asked of the origin", plans),
             ("plans_without_origin", "Plans from a peer or the disk", plans_without_origin),
             ("stale_tags", "Tags answered without the origin's word", stale_tags),

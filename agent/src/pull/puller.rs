@@ -184,6 +184,11 @@ impl Puller {
         Tail::new(self.clone(), blob, range)
     }
 
+    /// Bytes that were here already when a pull of their blob began.
+    pub fn local_bytes(&self) -> u64 {
+        self.0.metrics.local_bytes.get()
+    }
+
     /// Whose images are pulled.
     pub fn registries(&self) -> &Registries {
         &self.0.config.registries
