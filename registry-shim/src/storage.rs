@@ -26,6 +26,7 @@ use bytes::Bytes;
 use longshore_proto::sign::SigningKey;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use tokio::sync::Semaphore;
 
 pub use blob::BlobStream;
 pub use error::StorageError;
@@ -38,6 +39,9 @@ pub use segment::{Segment, SegmentWriter};
 pub use tag::TagRecord;
 pub use upload::{Appender, Progress, Session, UploadError};
 
+/// Blobs read at once for their hash states: each costs a core and the store's bandwidth, which
+/// pulls need more.
+const HASHING_MAX: usize = 2;
 /// Version that every record carries.
 const RECORD_VERSION: u32 = 1;
 
@@ -46,12 +50,14 @@ const RECORD_VERSION: u32 = 1;
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
     key: Arc<SigningKey>,
+    /// Blobs that are read for nothing but their hash states.
+    hashing: Arc<Semaphore>,
 }
 
 impl Storage {
     /// Over any store; `key` signs hash states.
     pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
-        Self { store, key }
+        Self { store, key, hashing: Arc::new(Semaphore::new(HASHING_MAX)) }
     }
 
     /// Proves that the store can be written and read, as `/readyz` asks.

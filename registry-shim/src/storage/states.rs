@@ -35,6 +35,7 @@ impl Storage {
         {
             return Ok(list);
         }
+        let _place = self.hashing.acquire().await.expect("the semaphore is never closed");
         tracing::info!(digest = %digest.fmt_short(), "reads a blob for its hash states");
         let states = self.read_states(digest, pointer).await?;
         self.keep_states(digest, pointer.size, states).await
