@@ -17,7 +17,7 @@ mod upload;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{ALLOW, CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use longshore_proto::{ErrorCode, RepositoryName};
@@ -70,7 +70,10 @@ pub(crate) async fn handle(registry: &Arc<Registry>, request: Request<Incoming>)
             span.in_scope(|| {
                 tracing::debug!(code = error.code().as_str(), error = error.message())
             });
-            body::drain(&mut body).await;
+            // A client that waits to be invited has sent nothing and shall not begin.
+            if !parts.headers.contains_key(EXPECT) {
+                body::drain(&mut body).await;
+            }
             let mut response = error.into_response();
             if parts.method == Method::HEAD {
                 *response.body_mut() = Body::Empty;

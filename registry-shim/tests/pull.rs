@@ -1,5 +1,7 @@
 //! Pulling, listing and deleting, as distribution-spec 1.1.1 describes it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod common;
 
 use common::{TestRegistry, content, content_length, header, refusal, refused, sha256};

@@ -1,5 +1,7 @@
 //! Pushing, as distribution-spec 1.1.1 describes it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod common;
 
 use common::{TestRegistry, content, header, image_manifest, refusal, refused, sha256};

@@ -14,8 +14,9 @@ use prometheus_client::metrics::counter::Counter;
 use super::ApiError;
 use crate::storage::BlobStream;
 
-/// A sender that gives nothing for this long has gone.
-const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A sender that gives nothing for this long has gone. With [`DRAIN_TIMEOUT`] it is less than the
+/// minute after which a connection without movement is cut: the sender shall get an answer.
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Read and dropped after a refusal, so that a client which is still sending sees the answer.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,9 +5,13 @@
 
 use std::borrow::Cow;
 
-use longshore_proto::RepositoryName;
+use longshore_proto::{ErrorCode, RepositoryName};
 
 use super::ApiError;
+
+/// Longest component of a name. A local store makes it a file's name, of at most 255 bytes, to
+/// which the layout and the store's own staging add some.
+const COMPONENT_CHARS_MAX: usize = 240;
 
 /// What a path names. References and digests are parsed by their handlers, which know their
 /// errors.
@@ -39,9 +43,8 @@ impl<'a> Route<'a> {
             "/v2/_catalog" => return Some(Ok(Self::Catalog)),
             _ => path.strip_prefix("/v2/")?,
         };
-        let named = |name: &str, route: &dyn Fn(RepositoryName) -> Self| {
-            Some(name.parse().map(route).map_err(ApiError::from))
-        };
+        let named =
+            |name: &str, route: &dyn Fn(RepositoryName) -> Self| Some(repository(name).map(route));
         if let Some(name) = rest.strip_suffix("/tags/list") {
             return named(name, &Self::Tags);
         }
@@ -75,6 +78,15 @@ impl<'a> Route<'a> {
     }
 }
 
+/// A name that every store can keep.
+pub(super) fn repository(name: &str) -> Result<RepositoryName, ApiError> {
+    if name.split('/').any(|component| component.len() > COMPONENT_CHARS_MAX) {
+        let message = format!("a name's component has more than {COMPONENT_CHARS_MAX} characters");
+        return Err(ApiError::new(ErrorCode::NameInvalid, message));
+    }
+    Ok(name.parse()?)
+}
+
 /// Some clients write the colon of a digest as `%3A`.
 fn decode(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
@@ -97,8 +109,6 @@ impl<'a> Query<'a> {
 
 #[cfg(test)]
 mod tests {
-    use longshore_proto::ErrorCode;
-
     use super::*;
 
     fn name(text: &str) -> RepositoryName {
@@ -136,6 +146,10 @@ mod tests {
     fn refuses_names_that_are_none() {
         assert_eq!(route("/v2/A/tags/list"), Some(Err(ErrorCode::NameInvalid)));
         assert_eq!(route("/v2/a/../b/manifests/x"), Some(Err(ErrorCode::NameInvalid)));
+        let long = |chars: usize| format!("/v2/a/{}/tags/list", "b".repeat(chars));
+        assert!(matches!(route(&long(COMPONENT_CHARS_MAX)), Some(Ok(_))));
+        let too_long = long(COMPONENT_CHARS_MAX + 1);
+        assert_eq!(route(&too_long), Some(Err(ErrorCode::NameInvalid)));
         for unknown in ["/", "/v1/", "/v2/a", "/v2/a/b", "/v2/a/things/b", "/v2/a/uploads/b"] {
             assert_eq!(route(unknown), None, "{unknown}");
         }

@@ -10,6 +10,7 @@ use longshore_proto::{Algorithm, Digest, ErrorCode, RepositoryName};
 use uuid::Uuid;
 
 use super::body::next_bytes;
+use super::route::repository as repository_name;
 use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, header_value};
 use crate::auth::Action;
 use crate::registry::now_ms;
@@ -53,7 +54,7 @@ async fn mount(
 ) -> Result<bool, ApiError> {
     let Some(from) = call.query.get("from") else { return Ok(false) };
     let digest: Digest = digest.parse()?;
-    let from: RepositoryName = from.parse()?;
+    let from = repository_name(&from)?;
     if call.authorize(Action::Pull, &from).is_err() {
         return Ok(false);
     }
