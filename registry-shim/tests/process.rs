@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -34,6 +35,14 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
+}
+
+/// Where the registry says that it serves, in its first words.
+fn admin_address(log: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+    said["fields"]["admin"].as_str().expect("the line names the admin port").to_owned()
 }
 
 /// Ends the child with the test, however that ends.
@@ -103,21 +112,17 @@ fn a_store_that_can_not_be_used_is_one_line_and_status_1() {
 #[tokio::test]
 async fn it_serves_shows_its_key_and_ends_with_sigterm() {
     let directory = tempfile::tempdir().unwrap();
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let admin = free();
     let mut command = program(directory.path());
-    command.args(["serve", "--log-format", "json", "--admin-listen", &admin]);
+    command.args(["serve", "--log-format", "json"]);
     let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(child.0.stderr.take().unwrap());
+    let admin = admin_address(&mut log);
     // TLS is not used here, yet the client wants to know by whom.
     let _already = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{admin}/readyz");
-    let ready = async {
-        while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, ready).await.unwrap();
+    let ready = timeout(PATIENCE, http.get(&url).send()).await.unwrap().unwrap();
+    assert!(ready.status().is_success());
 
     let (status, stdout, stderr) = run(program(directory.path()).args(["keys", "show"]));
     assert_eq!((status, stderr.as_str(), stdout.lines().count()), (Some(0), "", 1));
@@ -127,7 +132,7 @@ async fn it_serves_shows_its_key_and_ends_with_sigterm() {
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     let ended = tokio::task::spawn_blocking(move || {
         let status = child.0.wait().unwrap();
-        (status, std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap())
+        (status, std::io::read_to_string(log).unwrap())
     });
     let (status, log) = timeout(PATIENCE, ended).await.unwrap().unwrap();
     assert!(status.success(), "{log}");

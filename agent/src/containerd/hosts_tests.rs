@@ -1,3 +1,5 @@
+//! hosts.toml as containerd reads it, and whose file may be touched.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The codec against whole, cut, grown and random bytes.
+
 use longshore_proto::rpc::swarm::{
     BlobHave, Busy, Cancel, Forget, Have, Hello, PieceRun, Refused, Request, Want,
     control_message::Message as Kind,

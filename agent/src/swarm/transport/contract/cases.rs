@@ -1,3 +1,5 @@
+//! What every transport must do, a case each; `contract` runs them on both.
+
 use std::time::Duration;
 
 use bytes::Bytes;
