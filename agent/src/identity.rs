@@ -1,7 +1,8 @@
-//! The node's swarm identity: an Ed25519 key that is made once and kept with the store.
+//! The node's swarm identity: an Ed25519 key that lasts for one boot and is kept with the store.
 //!
-//! Owns the file `identity.key` in the store's directory, mode 0600. The secret half leaves it
-//! for libp2p only and is never printed.
+//! Owns the file `identity.key` in the store's directory, mode 0600. Another boot makes another
+//! key: thousands of VMs that boot from one disk image must not all be the same peer. The secret
+//! half leaves it for libp2p only and is never printed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use libp2p::identity::Keypair;
 
 const FILE_NAME: &str = "identity.key";
-/// libp2p's protobuf encoding of an Ed25519 pair has 68 bytes.
+/// A boot id of 36 bytes, a line's end, and libp2p's protobuf encoding of an Ed25519 pair, 68 bytes.
 const KEY_BYTES_MAX: u64 = 1024;
 
 /// Why there is no identity.
@@ -30,42 +31,63 @@ pub enum IdentityError {
     Exposed(PathBuf),
 }
 
-/// Reads the key of the store at `store_path`, or makes one. A file that is no key is replaced:
-/// the node is then another peer, which costs it nothing.
+/// What the file holds.
+enum Kept {
+    OfThisBoot(Keypair),
+    OfAnotherBoot,
+    Damaged,
+}
+
+/// Reads this boot's key of the store at `store_path`, or makes one. A file that is no key is
+/// replaced: the node is then another peer, which costs it nothing.
 pub fn load_or_make(store_path: &Path) -> Result<Keypair, IdentityError> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    of_boot(store_path, boot.trim())
+}
+
+fn of_boot(store_path: &Path, boot: &str) -> Result<Keypair, IdentityError> {
     let path = store_path.join(FILE_NAME);
     let failed = |source| IdentityError::File { path: path.clone(), source };
-    match read(&path) {
-        Ok(Some(pair)) => {
+    match read(&path, boot) {
+        Ok(Kept::OfThisBoot(pair)) => {
             let mode = fs::metadata(&path).map_err(failed)?.permissions().mode();
             if mode & 0o077 != 0 {
                 return Err(IdentityError::Exposed(path));
             }
             Ok(pair)
         }
-        Ok(None) => {
+        Ok(Kept::OfAnotherBoot) => make(&path, boot).map_err(failed),
+        Ok(Kept::Damaged) => {
             tracing::warn!(path = %path.display(), "identity is damaged, making another");
-            make(&path).map_err(failed)
+            make(&path, boot).map_err(failed)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, boot).map_err(failed),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<Keypair>> {
+fn read(path: &Path, boot: &str) -> io::Result<Kept> {
     let mut bytes = Vec::new();
     File::open(path)?.take(KEY_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(Keypair::from_protobuf_encoding(&bytes).ok())
+    let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
+        return Ok(Kept::Damaged);
+    };
+    let (of, pair) = (&bytes[..end], &bytes[end + 1..]);
+    Ok(match Keypair::from_protobuf_encoding(pair) {
+        Err(_) => Kept::Damaged,
+        Ok(pair) if of == boot.as_bytes() => Kept::OfThisBoot(pair),
+        Ok(_) => Kept::OfAnotherBoot,
+    })
 }
 
-fn make(path: &Path) -> io::Result<Keypair> {
+fn make(path: &Path, boot: &str) -> io::Result<Keypair> {
     let pair = Keypair::generate_ed25519();
     let bytes = pair.to_protobuf_encoding().map_err(io::Error::other)?;
     let temporary = path.with_extension("tmp");
     // A leftover may carry another mode.
     let _ = fs::remove_file(&temporary);
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(&bytes)?;
+    file.write_all(&[boot.as_bytes(), b"\n", &bytes].concat())?;
     fs::rename(&temporary, path)?;
     Ok(pair)
 }
@@ -85,6 +107,15 @@ mod tests {
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(load_or_make(directory.path()), Err(IdentityError::Exposed(_))));
+    }
+
+    #[test]
+    fn another_boot_is_another_peer() {
+        let directory = tempfile::tempdir().unwrap();
+        let peer = |boot| of_boot(directory.path(), boot).unwrap().public();
+        let first = peer("boot-1");
+        assert_eq!(peer("boot-1"), first);
+        assert_ne!(peer("boot-2"), first);
     }
 
     #[test]
