@@ -388,7 +388,7 @@ impl Engine {
         }
         let idle = self.pool.is_empty();
         let sought = if idle { self.limits.peers_idle } else { self.limits.peers_sought };
-        let dials = self.peers.dials(now, sought, self.limits.peers).into_iter();
+        let dials = self.peers.dials(now, sought, self.limits.peers_named).into_iter();
         out.extend(dials.map(Output::Dial));
         if idle {
             return;

@@ -22,7 +22,9 @@ pub struct Limits {
     pub peers: usize,
     /// Up to this many connections the engine dials of its own accord.
     pub peers_sought: usize,
-    /// The same while nothing is fetched: enough to know somebody when something is.
+    /// Up to this many it dials holders that the tracker names.
+    pub peers_named: usize,
+    /// As `peers_sought`, while nothing is fetched: enough to know somebody when something is.
     pub peers_idle: usize,
     /// HAVE waits this long for company.
     pub have_delay: Duration,
@@ -96,6 +98,7 @@ impl Default for Limits {
             uploads_total: 16,
             peers: 40,
             peers_sought: 12,
+            peers_named: 20,
             peers_idle: 4,
             have_delay: Duration::from_millis(60),
             request_stall: Duration::from_secs(2),

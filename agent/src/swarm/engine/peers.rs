@@ -18,6 +18,8 @@ pub(super) struct Slot(u8);
 
 /// More than this many slots do not fit into a word.
 const SLOTS_MAX: usize = 64;
+/// A connection that ends sooner than this was none.
+const SHORT: Duration = Duration::from_secs(3);
 /// Pieces that a peer was named for and that are reported when it can not be reached.
 const NAMED_MAX: usize = 8;
 
@@ -43,6 +45,8 @@ pub(super) struct Peer {
     pub(super) moved_at: Duration,
     /// When anything last moved, in either direction.
     pub(super) used_at: Duration,
+    /// When it was connected.
+    since: Duration,
     dripped: u64,
 }
 
@@ -130,11 +134,11 @@ impl Peers {
         digest: Digest,
         piece: PieceIndex,
     ) -> bool {
-        if self.by_id.contains_key(&peer) {
-            return true;
+        if let Some(connected) = self.slot(&peer).and_then(|slot| self.get(slot)) {
+            return !connected.slow;
         }
         if let Some(known) = self.known.get_mut(&peer) {
-            if known.shunned_until > now || known.failures > 0 {
+            if known.shunned_until > now || known.failures > 1 {
                 return false;
             }
             if known.named.len() < NAMED_MAX && !known.named.contains(&(digest, piece)) {
@@ -159,7 +163,6 @@ impl Peers {
             if known.shunned_until > now {
                 return None;
             }
-            known.failures = 0;
             known.named.clear();
         }
         if let Some(slot) = self.by_id.get(&id) {
@@ -182,6 +185,7 @@ impl Peers {
             unheard: false,
             moved_at: now,
             used_at: now,
+            since: now,
             dripped: 0,
         };
         if free == self.slots.len() {
@@ -197,9 +201,12 @@ impl Peers {
     pub(super) fn disconnect(&mut self, now: Duration, id: &PeerId) -> Option<Slot> {
         self.end_dial(id);
         let slot = self.by_id.remove(id)?;
-        self.slots[slot.0 as usize] = None;
+        let since = self.slots[slot.0 as usize].take().map_or(now, |peer| peer.since);
         if let Some(known) = self.known.get_mut(id) {
-            known.dial_at = now + REDIAL_MIN;
+            // Whoever hangs up at once has no place for us.
+            let short = now < since + SHORT;
+            known.failures = if short { known.failures.saturating_add(1) } else { 0 };
+            known.dial_at = now + redial(known.failures);
         }
         self.dials_at = Duration::ZERO;
         Some(slot)
@@ -211,8 +218,7 @@ impl Peers {
         self.dials_at = Duration::ZERO;
         let Some(known) = self.known.get_mut(id) else { return Vec::new() };
         known.failures = known.failures.saturating_add(1);
-        let wait = REDIAL_MIN * 4_u32.pow((known.failures - 1).min(5));
-        known.dial_at = now + wait.min(REDIAL_MAX);
+        known.dial_at = now + redial(known.failures);
         std::mem::take(&mut known.named)
     }
 
@@ -325,6 +331,10 @@ impl Peers {
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
+}
+
+fn redial(failures: u32) -> Duration {
+    (REDIAL_MIN * 4_u32.pow(failures.saturating_sub(1).min(5))).min(REDIAL_MAX)
 }
 
 /// SplitMix64's finish: every bit of the result hangs on every bit of the input.

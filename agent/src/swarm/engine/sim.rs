@@ -19,6 +19,8 @@ use crate::origin::memory::MemoryTracker;
 
 /// One way, between any two.
 const LATENCY: u64 = 1_000;
+/// Until flows that came or went are felt by others, µs.
+const SHARE_DELAY: u64 = 5_000;
 /// Where the store stands among the ends of flows.
 const STORE: usize = usize::MAX;
 
@@ -66,6 +68,7 @@ enum Event {
     Deliver(usize, usize),
     FlowEnds(u64, u64),
     Die(usize),
+    Share,
 }
 
 #[derive(Clone, Debug)]
@@ -200,11 +203,6 @@ impl Sim {
             self.now = at;
             assert!(at < 3_600_000_000, "the simulation does not end");
             self.step(event);
-            let same_time = self.events.peek().is_some_and(|Reverse((next, ..))| *next == at);
-            if self.unshared && !same_time {
-                self.unshared = false;
-                self.share();
-            }
             if self.honest().all(|node| self.nodes[node].finished_at.is_some()) {
                 break;
             }
@@ -258,6 +256,10 @@ impl Sim {
                 }
             }
             Event::Die(node) => self.die(node),
+            Event::Share => {
+                self.unshared = false;
+                self.share();
+            }
         }
     }
 
@@ -504,7 +506,7 @@ impl Sim {
         self.flows.insert(name, flow);
         self.ends.entry((true, from)).or_default().insert(name);
         self.ends.entry((false, to)).or_default().insert(name);
-        self.unshared = true;
+        self.share_soon();
     }
 
     fn piece_bytes(&self, digest: &Digest, piece: u32) -> u64 {
@@ -518,7 +520,7 @@ impl Sim {
         let flow = self.flows.remove(&name).unwrap();
         self.ends.get_mut(&(true, flow.from)).unwrap().remove(&name);
         self.ends.get_mut(&(false, flow.to)).unwrap().remove(&name);
-        self.unshared = true;
+        self.share_soon();
         flow
     }
 
@@ -531,6 +533,12 @@ impl Sim {
         flow.since = now;
         if flow.from == STORE {
             self.outcome.store_bytes += bytes as u64;
+        }
+    }
+
+    fn share_soon(&mut self) {
+        if !std::mem::replace(&mut self.unshared, true) {
+            self.at(self.now + SHARE_DELAY, Event::Share);
         }
     }
 
@@ -678,6 +686,7 @@ fn assert_near_the_bound(nodes: usize, seeds: std::ops::Range<u64>, most: f64) {
     for seed in seeds {
         let outcome = Sim::new(demo(nodes, seed)).run();
         let (finish, egress) = (outcome.bound_ratio(nodes as u64), outcome.egress_ratio());
+        println!("{nodes} nodes, seed {seed}: {finish:.3} of the bound, {egress:.3} copies");
         assert_eq!(outcome.done.len(), nodes);
         assert!(finish <= most, "seed {seed}: {finish} of the bound");
         assert!(egress <= 1.15, "seed {seed}: {egress} of the image");
