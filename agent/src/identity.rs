@@ -33,7 +33,7 @@ pub enum IdentityError {
 
 /// What the file holds.
 enum Kept {
-    OfThisBoot(Keypair),
+    OfThisBoot(Box<Keypair>),
     OfAnotherBoot,
     Damaged,
 }
@@ -54,7 +54,7 @@ fn of_boot(store_path: &Path, boot: &str) -> Result<Keypair, IdentityError> {
             if mode & 0o077 != 0 {
                 return Err(IdentityError::Exposed(path));
             }
-            Ok(pair)
+            Ok(*pair)
         }
         Ok(Kept::OfAnotherBoot) => make(&path, boot).map_err(failed),
         Ok(Kept::Damaged) => {
@@ -75,7 +75,7 @@ fn read(path: &Path, boot: &str) -> io::Result<Kept> {
     let (of, pair) = (&bytes[..end], &bytes[end + 1..]);
     Ok(match Keypair::from_protobuf_encoding(pair) {
         Err(_) => Kept::Damaged,
-        Ok(pair) if of == boot.as_bytes() => Kept::OfThisBoot(pair),
+        Ok(pair) if of == boot.as_bytes() => Kept::OfThisBoot(Box::new(pair)),
         Ok(_) => Kept::OfAnotherBoot,
     })
 }
