@@ -79,8 +79,8 @@ pub(super) async fn write(
     Wrote { wanted, piece, from, why, bytes, result }
 }
 
-/// Reads pieces from the store until they are all through or `cancel` says otherwise; then it is
-/// silent.
+/// Reads pieces from the store until they are all through or `cancel` says otherwise; then its end
+/// is silent. A piece that is being stored is reported all the same: it counts.
 pub(super) async fn read(
     origin: Arc<dyn Origin>,
     job: ReadJob,
@@ -88,10 +88,10 @@ pub(super) async fn read(
     cancel: CancellationToken,
 ) {
     let (read, wanted) = (job.read, Arc::clone(&job.wanted));
-    let ended = tokio::select! {
-        () = cancel.cancelled() => return,
-        ended = job.run(&*origin, &done) => ended,
-    };
+    let ended = job.run(&*origin, &done, &cancel).await;
+    if cancel.is_cancelled() {
+        return;
+    }
     let (end, refusal) = match ended {
         Ok(()) => (ReadEnd::Whole, None),
         Err(error) => {
@@ -113,18 +113,28 @@ fn judge(error: OriginError) -> (ReadEnd, Option<BlobFailure>) {
 }
 
 impl ReadJob {
-    async fn run(self, origin: &dyn Origin, done: &mpsc::Sender<Done>) -> Result<(), OriginError> {
+    /// Ends early, without an error, when it is cancelled or nobody listens.
+    async fn run(
+        self,
+        origin: &dyn Origin,
+        done: &mpsc::Sender<Done>,
+        cancel: &CancellationToken,
+    ) -> Result<(), OriginError> {
         let range = self.range().ok_or_else(|| OriginError::Invalid("no such pieces".into()))?;
         let want = &self.wanted.want;
         let repository = want.repository.clone();
         let digest = want.blob.digest();
         let permit = self.permit.clone();
-        let mut stream = origin.fetch(Fetch { repository, digest, range, permit }).await?;
+        let fetch = origin.fetch(Fetch { repository, digest, range, permit });
+        let Some(stream) = cancel.run_until_cancelled(fetch).await else { return Ok(()) };
+        let mut stream = stream?;
         let (mut piece, mut buffer) = (self.first, BytesMut::new());
         while piece.0 < self.first.0 + self.pieces {
             let length = want.blob.list().list.range(piece).map_or(0, |range| range.length());
             while (buffer.len() as u64) < length {
-                let chunk = stream.next().await;
+                let Some(chunk) = cancel.run_until_cancelled(stream.next()).await else {
+                    return Ok(());
+                };
                 let chunk =
                     chunk.ok_or_else(|| OriginError::Invalid("it ended early".into()))??;
                 let moved = Done::ReadMoved { read: self.read, bytes: chunk.len() as u64 };
@@ -177,4 +187,50 @@ async fn in_time<T>(
 ) -> Result<T, OriginError> {
     let late = || Err(OriginError::Unavailable("no answer from the tracker in time".into()));
     tokio::time::timeout(TRACKER_TIMEOUT, answer).await.unwrap_or_else(|_| late())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::origin::memory::MemoryOrigin;
+    use crate::pull::fetcher::Want;
+    use crate::store::{PieceStore, StoreConfig, StoreMetrics};
+
+    #[tokio::test]
+    async fn a_piece_that_was_stored_is_reported_though_its_read_is_cancelled() {
+        let (origin, repository) = (MemoryOrigin::default(), "a/b".parse().unwrap());
+        let list = origin.put_blob(&repository, Bytes::from_static(&[7; 4096]), 4096);
+        let directory = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: directory.path().to_owned(), bytes_max: 0 };
+        let store = PieceStore::open(&config, StoreMetrics::default()).unwrap();
+        let blob = store.open_blob(&list, &repository).unwrap();
+        let want = Want { blob: blob.clone(), repository, order: 0, ledger: Arc::default() };
+        let (delivered, refusal) = (Mutex::default(), Mutex::default());
+        let job = ReadJob {
+            read: 1,
+            wanted: Arc::new(Wanted { want, delivered, refusal }),
+            first: PieceIndex(0),
+            pieces: 1,
+            why: OriginReason::Direct,
+            permit: None,
+        };
+        // Room for the first answer only: the job waits with the second.
+        let (done, mut answers) = mpsc::channel(1);
+        let cancel = CancellationToken::new();
+        let client = Arc::new(origin.client("p", Vec::new(), "z"));
+        let reading = tokio::spawn(read(client, job, done, cancel.clone()));
+        let mut changes = blob.changes();
+        while !blob.is_whole() {
+            changes.changed().await.unwrap();
+        }
+        cancel.cancel();
+        let mut said = Vec::new();
+        while let Some(answer) = answers.recv().await {
+            said.push(answer);
+        }
+        reading.await.unwrap();
+        assert!(matches!(&said[..], [Done::ReadMoved { .. }, Done::Wrote(_)]), "{said:?}");
+    }
 }
