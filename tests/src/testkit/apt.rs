@@ -5,6 +5,7 @@
 //! are missing, and once more when a listed package is gone from the mirror.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,9 +68,9 @@ impl Apt {
         cache.directory(&format!("apt/{}/cache/archives/partial", suite.name()))?;
         let sources = home.join("sources.list");
         let line = format!("deb [signed-by={KEYRING}] {} {} main\n", mirror(), suite.name());
-        fs::write(&sources, line).during(|| sources.display().to_string())?;
+        keep(&sources, &line)?;
         let installed = home.join("status");
-        fs::write(&installed, "").during(|| installed.display().to_string())?;
+        keep(&installed, "")?;
         let configuration = home.join("apt.conf");
         let text = format!(
             "Dir::State::Lists \"{}\";\nDir::Etc::sourcelist \"{}\";\n\
@@ -82,7 +83,7 @@ impl Apt {
             installed.display(),
             home.join("cache").display(),
         );
-        fs::write(&configuration, text).during(|| configuration.display().to_string())?;
+        keep(&configuration, &text)?;
         Ok(Self { cache: cache.clone(), suite, configuration, lists })
     }
 
@@ -162,6 +163,20 @@ fn parse_uri(name: &str, printed: &str) -> Option<Package> {
     Some(Package { name: name.to_owned(), version, file: file.to_owned() })
 }
 
+/// Makes the file say this. One that says it already is left alone, and another is replaced whole:
+/// apt of a lab beside this one may be reading it.
+fn keep(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|said| said == text) {
+        return Ok(());
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let written = tempfile::NamedTempFile::new_in(directory).and_then(|mut half| {
+        half.write_all(text.as_bytes())?;
+        half.persist(path).map_err(|failed| failed.error)
+    });
+    written.map(|_| ()).during(|| path.display().to_string())
+}
+
 /// The mirror that this machine uses for its own suite.
 fn mirror() -> String {
     let configured = Run::new("apt-get")
@@ -180,6 +195,20 @@ pub(crate) fn content(archive: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_says_it_already_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("apt.conf");
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+        keep(&path, "one").unwrap();
+        let before = inode();
+        keep(&path, "one").unwrap();
+        assert_eq!(inode(), before);
+        keep(&path, "two").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn reads_what_apt_prints() {
