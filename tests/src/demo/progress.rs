@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::testkit::Counter;
 
 /// Between two plain lines.
-const LINE_SECONDS: f64 = 5.0;
+const LINE_SECONDS: f64 = 10.0;
 const TEMPLATE: &str = "  {prefix:7} {wide_bar:.cyan/dim} {bytes:>10} {bytes_per_sec:>12} {msg}";
 
 /// Shows how much of the image each node has received.

@@ -13,10 +13,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -85,8 +84,8 @@ pub struct HttpProxy {
 #[derive(Debug)]
 struct State {
     upstream: SocketAddr,
-    http1: Client<HttpConnector, Incoming>,
-    http2: Client<HttpConnector, Incoming>,
+    http1: Client<ToUpstream, Incoming>,
+    http2: Client<ToUpstream, Incoming>,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<String>>,
     hits: AtomicU64,
@@ -101,8 +100,10 @@ impl HttpProxy {
         let bound = listener.local_addr().during(|| "a listener's address".to_owned())?;
         let state = Arc::new(State {
             upstream,
-            http1: Client::builder(TokioExecutor::new()).build_http(),
-            http2: Client::builder(TokioExecutor::new()).http2_only(true).build_http(),
+            http1: Client::builder(TokioExecutor::new()).build(ToUpstream(upstream)),
+            http2: Client::builder(TokioExecutor::new())
+                .http2_only(true)
+                .build(ToUpstream(upstream)),
             rules: Mutex::default(),
             requests: Mutex::default(),
             hits: AtomicU64::new(0),
@@ -182,16 +183,11 @@ impl State {
         mut request: Request<Incoming>,
         path: &str,
     ) -> Result<Response<Incoming>, BoxError> {
-        *request.uri_mut() = match request.uri().authority() {
-            // h2 has the authority in the URI, where our client takes the target from: the
-            // client's own goes on as Host, which servers treat the same.
-            Some(authority) => {
-                let host = authority.as_str().parse()?;
-                request.headers_mut().insert(http::header::HOST, host);
-                format!("http://{}{path}", self.upstream).parse::<Uri>()?
-            }
-            None => format!("http://{}{path}", self.upstream).parse::<Uri>()?,
-        };
+        // The client's own authority goes on: registries make URLs of it, which must lead back here.
+        let own = request.uri().authority().map(|authority| authority.as_str().to_owned());
+        let named = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let authority = own.or(named.map(str::to_owned)).unwrap_or(self.upstream.to_string());
+        *request.uri_mut() = format!("http://{authority}{path}").parse::<Uri>()?;
         let client = if request.version() == Version::HTTP_2 { &self.http2 } else { &self.http1 };
         Ok(client.request(request).await?)
     }
@@ -219,6 +215,25 @@ fn plain(status: StatusCode, text: &str) -> Response<ProxyBody> {
     let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
+}
+
+/// Connects to the upstream whatever the URI's authority is.
+#[derive(Debug, Clone, Copy)]
+struct ToUpstream(SocketAddr);
+
+impl tower::Service<Uri> for ToUpstream {
+    type Response = TokioIo<TcpStream>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let upstream = self.0;
+        Box::pin(async move { TcpStream::connect(upstream).await.map(TokioIo::new) })
+    }
 }
 
 /// A response's body on which a fault acts.
