@@ -41,12 +41,18 @@ impl Rooms {
             OriginMetrics::register(room(registry, "origin")),
         )?;
         let origin = Arc::new(origin);
+        let swarm_metrics = SwarmMetrics::register(registry);
+        // Bytes that came inside a plan came from the origin too: one counter tells all.
+        let pull_metrics = PullMetrics {
+            inline_bytes: swarm_metrics.inline_bytes(),
+            ..PullMetrics::register(room(registry, "pull"))
+        };
         let (swarm, driver) = Swarm::start(
             swarm_config(config),
             identity,
             store.clone(),
             origin.clone(),
-            SwarmMetrics::register(registry),
+            swarm_metrics,
             crew.shutdown.rooms.clone(),
         )
         .await?;
@@ -56,7 +62,7 @@ impl Rooms {
             store.clone(),
             origin.clone(),
             Arc::new(swarm.clone()),
-            PullMetrics::register(room(registry, "pull")),
+            pull_metrics,
             crew.shutdown.rooms.clone(),
         );
         let rooms = Self { origin, swarm, puller, store };

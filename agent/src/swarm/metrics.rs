@@ -76,6 +76,11 @@ impl SwarmMetrics {
         self.origin_received.get_or_create(&Why { why: why.name() }).inc_by(bytes);
     }
 
+    /// Where bytes are counted that came inside the origin's plans: the pull room's to count.
+    pub fn inline_bytes(&self) -> Counter {
+        self.origin_received.get_or_create(&Why { why: OriginReason::Inline.name() }).clone()
+    }
+
     /// Verified bytes that came from the origin, whatever the reason.
     pub fn origin_bytes(&self) -> u64 {
         let of =
