@@ -28,6 +28,7 @@ pub(crate) use error::ApiError;
 use route::{Query, Route};
 
 use crate::auth::{Action, Actor};
+use crate::cache::CachedStorage;
 use crate::metrics::RequestLabels;
 use crate::registry::{Registry, now_ms};
 
@@ -139,6 +140,11 @@ impl Call<'_> {
     /// Asks the gate; every handler begins with it.
     fn authorize(&self, action: Action, repository: &RepositoryName) -> Result<(), ApiError> {
         Ok(self.registry.auth.authorize(&self.actor, action, repository)?)
+    }
+
+    /// The store that holds the repository.
+    fn storage(&self, repository: &RepositoryName) -> &CachedStorage {
+        self.registry.storage_of(repository)
     }
 
     fn header(&self, name: &HeaderName) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use longshore_settings::{Kind, Setting};
 use serde::Deserialize;
@@ -17,8 +18,17 @@ const ANNOUNCE_PERIOD_MS_MIN: u32 = 100;
 /// Longest; a dead member counts for three of them.
 const ANNOUNCE_PERIOD_MS_MAX: u32 = 300_000;
 
-/// Every key, as flags and environment variables spell it.
-pub const SETTINGS: &[Setting] = &[
+/// Every key, as flags and environment variables spell it. Lists of tables (`[[…]]`) stand in the
+/// file alone and have none.
+pub fn settings() -> &'static [Setting] {
+    static ALL: LazyLock<Vec<Setting>> = LazyLock::new(|| SECTIONS.concat());
+    &ALL
+}
+
+/// Each section's file owns its own.
+const SECTIONS: &[&[Setting]] = &[BASE];
+
+const BASE: &[Setting] = &[
     Setting {
         key: "serve.listen",
         kind: Kind::Text,

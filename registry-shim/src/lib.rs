@@ -99,8 +99,9 @@ impl Instance {
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
         let listener = listen("serve.listen", config.serve.listen)?;
         let admin = listen("admin.listen", config.admin.listen)?;
-        let storage = Storage::new(store, key.clone());
-        storage.probe().await.map_err(|error| StartError::Storage(causes(&error)))?;
+        let opened = Storage::open(store, key.clone()).await;
+        let storage = opened.map_err(|error| StartError::Storage(causes(&error)))?;
+        tracing::info!(capabilities = ?storage.capabilities(), "storage is open");
         let metrics = Metrics::new();
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
-use longshore_registry::config::{Config, DEFAULT_FILE, LogFormat, SETTINGS};
+use longshore_registry::config::{Config, DEFAULT_FILE, LogFormat, settings};
 use longshore_registry::notify::Notify;
 use longshore_registry::{Instance, StartError, shutdown};
 use longshore_settings::EXIT_CONFIG;
@@ -56,7 +56,7 @@ struct Failure {
 }
 
 fn command() -> Command {
-    let with_flags = |command| longshore_settings::with_flags(command, SETTINGS);
+    let with_flags = |command| longshore_settings::with_flags(command, settings());
     let serve = with_flags(Command::new("serve").about("Serve the registry (the default)"));
     let show = Command::new("show").about("Print KID:BASE64 of the public keys that sign");
     let keys = Command::new("keys")
@@ -73,7 +73,7 @@ fn command() -> Command {
 
 fn load(matches: &ArgMatches) -> Result<Config, Failure> {
     let environment = |name: &str| std::env::var_os(name);
-    longshore_settings::load(matches, SETTINGS, Path::new(DEFAULT_FILE), environment)
+    longshore_settings::load(matches, settings(), Path::new(DEFAULT_FILE), environment)
         .map_err(|error| Failure { code: EXIT_CONFIG, message: error.to_string() })
 }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use longshore_proto::RepositoryName;
 use longshore_proto::sign::SigningKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +18,7 @@ use crate::tracker::TrackerHandle;
 /// One instance of the registry.
 #[derive(Debug)]
 pub struct Registry {
-    /// The store, with memory.
+    /// The store, with memory. Handlers ask [`Registry::storage_of`].
     pub storage: CachedStorage,
     /// Who asks, what they may do.
     pub auth: Auth,
@@ -39,6 +40,13 @@ pub struct Registry {
     pub tasks: TaskTracker,
     /// Ends them, after the drain.
     pub ended: CancellationToken,
+}
+
+impl Registry {
+    /// The store that holds `repository`.
+    pub const fn storage_of(&self, _repository: &RepositoryName) -> &CachedStorage {
+        &self.storage
+    }
 }
 
 /// Unix milliseconds, for what other processes compare.

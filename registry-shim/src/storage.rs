@@ -6,6 +6,7 @@
 //! holds no state between calls, starts no task, and never asks who the caller is.
 
 mod blob;
+mod capabilities;
 mod catalog;
 mod error;
 mod layout;
@@ -29,6 +30,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::sync::Semaphore;
 
 pub use blob::BlobStream;
+pub use capabilities::Capabilities;
 pub use error::StorageError;
 pub use listing::Page;
 pub use manifest::StoredManifest;
@@ -50,14 +52,34 @@ const RECORD_VERSION: u32 = 1;
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
     key: Arc<SigningKey>,
+    capabilities: Capabilities,
     /// Blobs that are read for nothing but their hash states.
     hashing: Arc<Semaphore>,
 }
 
 impl Storage {
-    /// Over any store; `key` signs hash states.
+    /// Over a store that does all that is asked of it; `key` signs hash states.
     pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
-        Self { store, key, hashing: Arc::new(Semaphore::new(HASHING_MAX)) }
+        let hashing = Arc::new(Semaphore::new(HASHING_MAX));
+        Self { store, key, capabilities: Capabilities::FULL, hashing }
+    }
+
+    /// Over any store: what it can do is found out by writing to it.
+    ///
+    /// # Errors
+    /// When the store cannot be written or read.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        key: Arc<SigningKey>,
+    ) -> Result<Self, StorageError> {
+        let storage = Self::new(store, key);
+        let capabilities = storage.find_capabilities().await?;
+        Ok(Self { capabilities, ..storage })
+    }
+
+    /// What the store was found to do.
+    pub const fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     /// Proves that the store can be written and read, as `/readyz` asks.

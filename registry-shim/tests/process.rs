@@ -37,11 +37,13 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Where the registry says that it serves, in its first words.
+/// Where the registry says that it serves, in its first words and those about the store.
 fn admin_address(log: &mut impl BufRead) -> String {
-    let mut line = String::new();
-    log.read_line(&mut line).unwrap();
-    let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let said: serde_json::Value = log
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .find(|said: &serde_json::Value| !said["fields"]["admin"].is_null())
+        .expect("it says where it serves");
     said["fields"]["admin"].as_str().expect("the line names the admin port").to_owned()
 }
 

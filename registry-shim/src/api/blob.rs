@@ -38,7 +38,7 @@ async fn send(
     digest: &Digest,
     kind: &'static str,
 ) -> Answer {
-    let pointer = call.registry.storage.member(repository, digest).await?;
+    let pointer = call.storage(repository).member(repository, digest).await?;
     let pointer =
         pointer.ok_or_else(|| ApiError::new(ErrorCode::BlobUnknown, "blob is unknown"))?;
     let etag = format!("\"{digest}\"");
@@ -61,7 +61,7 @@ async fn send(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     if !call.is_head() && length > 0 {
-        let bytes = call.registry.storage.storage().stream(&pointer, range);
+        let bytes = call.storage(repository).storage().stream(&pointer, range);
         *response.body_mut() = Body::Blob(bytes, call.registry.metrics.sent(kind));
     }
     Ok(response)
@@ -86,7 +86,7 @@ fn asked_range(call: &Call<'_>, size: u64, etag: &str) -> Result<Option<ByteRang
 pub(super) async fn delete(call: &Call<'_>, repository: &RepositoryName, digest: &str) -> Answer {
     call.authorize(Action::Delete, repository)?;
     let digest: Digest = digest.parse()?;
-    if !call.registry.storage.remove_member(repository, &digest).await? {
+    if !call.storage(repository).remove_member(repository, &digest).await? {
         return Err(ApiError::new(ErrorCode::BlobUnknown, "blob is unknown"));
     }
     Ok(empty(StatusCode::ACCEPTED))

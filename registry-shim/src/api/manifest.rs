@@ -38,7 +38,7 @@ struct Annotated {
 
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference: &str) -> Answer {
     call.authorize(Action::Pull, repository)?;
-    let storage = &call.registry.storage;
+    let storage = call.storage(repository);
     let digest = match reference.parse::<Reference>()? {
         Reference::Digest(digest) => digest,
         Reference::Tag(tag) => {
@@ -89,7 +89,7 @@ pub(super) async fn put(
     };
     check_references(call, repository, &manifest).await?;
 
-    let (storage, size) = (&call.registry.storage, content.len() as u64);
+    let (storage, size) = (call.storage(repository), content.len() as u64);
     let stored = StoredManifest { media_type: media_type.clone(), content };
     storage.put_manifest(repository, &digest, stored).await?;
     let subject = manifest.subject().map(|subject| subject.digest);
@@ -111,7 +111,7 @@ pub(super) async fn delete(
     reference: &str,
 ) -> Answer {
     call.authorize(Action::Delete, repository)?;
-    let storage = &call.registry.storage;
+    let storage = call.storage(repository);
     let deleted = match reference.parse::<Reference>()? {
         Reference::Tag(tag) => storage.delete_tag(repository, &tag).await?,
         Reference::Digest(digest) => {
@@ -171,7 +171,7 @@ async fn check_references(
     repository: &RepositoryName,
     manifest: &Manifest,
 ) -> Result<(), ApiError> {
-    let storage = &call.registry.storage;
+    let storage = call.storage(repository);
     match manifest {
         Manifest::Index { manifests, .. } => {
             let check = |entry: Descriptor| async move {

@@ -25,7 +25,7 @@ struct Referrers {
 pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName, subject: &str) -> Answer {
     call.authorize(Action::Pull, repository)?;
     let subject: Digest = subject.parse()?;
-    let storage = &call.registry.storage;
+    let storage = call.storage(repository);
     let listed = storage.storage().referrers(repository, &subject, REFERRERS_MAX).await?;
     let present = |referrer: Referrer| async move {
         let manifest = storage.manifest(repository, &referrer.digest).await?;

@@ -21,7 +21,7 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName) -> Answer
     call.authorize(Action::Pull, repository)?;
     let items = call.page_items()?;
     let last = call.query.get("last");
-    let storage = call.registry.storage.storage();
+    let storage = call.storage(repository).storage();
     if !storage.knows_repository(repository).await? {
         return Err(ApiError::new(ErrorCode::NameUnknown, "repository is unknown"));
     }
@@ -48,7 +48,7 @@ async fn resolves(
 ) -> Result<bool, ApiError> {
     // A key that is no tag was not written by a push.
     let Ok(tag) = tag.parse() else { return Ok(false) };
-    let storage = &call.registry.storage;
+    let storage = call.storage(repository);
     let Some(record) = storage.tag(repository, &tag).await? else { return Ok(false) };
     Ok(storage.manifest(repository, &record.digest).await?.is_some())
 }

@@ -39,7 +39,7 @@ pub(super) async fn begin(
             return Err(ApiError::new(ErrorCode::DigestInvalid, "digest-algorithm is unknown"));
         }
     };
-    let storage = call.registry.storage.storage();
+    let storage = call.storage(repository).storage();
     let session =
         storage.begin_upload(repository, &call.actor.label(), algorithm, now_ms()).await?;
     Ok(in_progress(StatusCode::ACCEPTED, &session, 0))
@@ -58,9 +58,8 @@ async fn mount(
     if call.authorize(Action::Pull, &from).is_err() {
         return Ok(false);
     }
-    let storage = &call.registry.storage;
-    let Some(pointer) = storage.member(&from, &digest).await? else { return Ok(false) };
-    storage.storage().add_member(repository, &digest, &pointer).await?;
+    let Some(pointer) = call.storage(&from).member(&from, &digest).await? else { return Ok(false) };
+    call.storage(repository).storage().add_member(repository, &digest, &pointer).await?;
     call.registry.metrics.upload_ended("mounted");
     Ok(true)
 }
@@ -78,8 +77,8 @@ pub(super) async fn append(
 ) -> Answer {
     let (session, progress) = find(call, repository, id).await?;
     check_order(call.headers, &session, progress.offset())?;
-    let storage = call.registry.storage.storage();
-    let appender = receive(call, progress, body).await?;
+    let storage = call.storage(repository).storage();
+    let appender = receive(call, repository, progress, body).await?;
     let progress = storage.save_upload(&session, appender).await?;
     Ok(in_progress(StatusCode::ACCEPTED, &session, progress.offset()))
 }
@@ -102,7 +101,7 @@ pub(super) async fn finish(
 
 pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &str) -> Answer {
     let (session, progress) = find(call, repository, id).await?;
-    call.registry.storage.storage().cancel_upload(&session, &progress).await?;
+    call.storage(repository).storage().cancel_upload(&session, &progress).await?;
     call.registry.metrics.upload_ended("cancelled");
     Ok(empty(StatusCode::NO_CONTENT))
 }
@@ -115,7 +114,7 @@ async fn find(
     call.authorize(Action::Push, repository)?;
     let unknown = || ApiError::new(ErrorCode::BlobUploadUnknown, "upload is unknown");
     let id = Uuid::try_parse(id).map_err(|_| unknown())?;
-    let storage = call.registry.storage.storage();
+    let storage = call.storage(repository).storage();
     let found = storage.upload(id, repository, &call.actor.label(), now_ms()).await?;
     found.ok_or_else(unknown)
 }
@@ -123,12 +122,13 @@ async fn find(
 /// Reads the request's body behind what has arrived.
 async fn receive(
     call: &Call<'_>,
+    repository: &RepositoryName,
     progress: Progress,
     body: &mut Incoming,
 ) -> Result<Appender, ApiError> {
     let expected = announced_length(call.headers)?;
     let before = progress.offset();
-    let mut appender = call.registry.storage.storage().append(progress);
+    let mut appender = call.storage(repository).storage().append(progress);
     let read = async {
         while let Some(bytes) = next_bytes(body).await? {
             call.registry.metrics.received_bytes.inc_by(bytes.len() as u64);
@@ -159,8 +159,8 @@ async fn commit(
     digest: &Digest,
     body: &mut Incoming,
 ) -> Answer {
-    let storage = call.registry.storage.storage();
-    let progress = receive(call, progress, body).await?.finish().await?;
+    let storage = call.storage(repository).storage();
+    let progress = receive(call, repository, progress, body).await?.finish().await?;
     let committed = storage.commit(repository, session, progress, digest).await;
     if let Err(UploadError::WrongDigest { .. }) = &committed {
         call.registry.metrics.upload_ended("refused");

@@ -13,9 +13,10 @@ fn load(file: &str, flags: &[&str]) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("registry.toml");
     std::fs::write(&path, file).unwrap();
-    let command = longshore_settings::with_flags(Command::new("registry"), SETTINGS);
+    let command = longshore_settings::with_flags(Command::new("registry"), settings());
     let matches = command.get_matches_from(std::iter::once(&"registry").chain(flags));
-    longshore_settings::load(&matches, SETTINGS, &path, |_| None).map_err(|error| error.to_string())
+    longshore_settings::load(&matches, settings(), &path, |_| None)
+        .map_err(|error| error.to_string())
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn the_table_and_the_struct_name_the_same_settings() {
         .iter()
         .flat_map(|table| known(&format!("[{table}]\nno_such_key = 1\n"), &format!("{table}.")))
         .collect();
-    assert_eq!(keys, SETTINGS.iter().map(|setting| setting.key.to_owned()).collect());
+    assert_eq!(keys, settings().iter().map(|setting| setting.key.to_owned()).collect());
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn the_packages_template_names_every_setting_with_its_default() {
             inner.keys().map(move |key| format!("{outer}.{key}"))
         })
         .collect();
-    assert_eq!(keys, SETTINGS.iter().map(|setting| setting.key.to_owned()).collect());
+    assert_eq!(keys, settings().iter().map(|setting| setting.key.to_owned()).collect());
     let written = load(&uncommented, &[]).unwrap();
     assert_eq!(format!("{written:?}"), format!("{:?}", Config::default()));
     assert_eq!(format!("{:?}", load(TEMPLATE, &[]).unwrap()), format!("{written:?}"));

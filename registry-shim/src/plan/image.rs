@@ -66,13 +66,17 @@ pub(super) async fn plan(
 
 impl Item<'_> {
     async fn by_tag(&self, tag: &Tag, known: &str) -> Result<(), Stop> {
-        let record = self.registry.storage.tag(&self.repository, tag).await?;
+        let record = self.registry.storage_of(&self.repository).tag(&self.repository, tag).await?;
         let record = record.ok_or_else(unknown_manifest)?;
         if known.parse() != Ok(record.digest) {
             return self.by_digest(record.digest, Some(tag)).await;
         }
         // The manifest must still be there: a tag may dangle.
-        let manifest = self.registry.storage.manifest(&self.repository, &record.digest).await?;
+        let manifest = self
+            .registry
+            .storage_of(&self.repository)
+            .manifest(&self.repository, &record.digest)
+            .await?;
         let manifest = manifest.ok_or_else(unknown_manifest)?;
         let mut event = manifest_event(&record.digest, &manifest, Some(tag));
         event.content.clear();
@@ -83,7 +87,11 @@ impl Item<'_> {
     async fn by_digest(&self, digest: Digest, tag: Option<&Tag>) -> Result<(), Stop> {
         let (mut digest, mut tag) = (digest, tag);
         for _ in 0..INDEX_DEPTH_MAX {
-            let stored = self.registry.storage.manifest(&self.repository, &digest).await?;
+            let stored = self
+                .registry
+                .storage_of(&self.repository)
+                .manifest(&self.repository, &digest)
+                .await?;
             let stored = stored.ok_or_else(unknown_manifest)?;
             self.registry.metrics.sent("inline").inc_by(stored.content.len() as u64);
             let event = manifest_event(&digest, &stored, tag.take());
@@ -117,7 +125,8 @@ impl Item<'_> {
     }
 
     async fn blob(&self, digest: Digest) -> Result<(), Stop> {
-        let pointer = self.registry.storage.member(&self.repository, &digest).await?;
+        let pointer =
+            self.registry.storage_of(&self.repository).member(&self.repository, &digest).await?;
         let pointer = pointer.ok_or_else(|| failed(ErrorCode::BlobUnknown, "blob is unknown"))?;
         let media_type = "application/octet-stream".to_owned();
         let descriptor = Descriptor { media_type, digest, size: pointer.size };
@@ -140,7 +149,9 @@ impl Item<'_> {
 
     async fn member(&self, descriptor: Descriptor) -> Result<Option<Member>, Stop> {
         let digest = &descriptor.digest;
-        let Some(pointer) = self.registry.storage.member(&self.repository, digest).await? else {
+        let Some(pointer) =
+            self.registry.storage_of(&self.repository).member(&self.repository, digest).await?
+        else {
             if is_foreign(&descriptor.media_type) {
                 return Ok(None);
             }
@@ -162,7 +173,7 @@ impl Item<'_> {
             let fits = member.pointer.size <= self.asked.inline_bytes_max;
             fits && seen.insert(member.descriptor.digest)
         });
-        let storage = &self.registry.storage;
+        let storage = self.registry.storage_of(&self.repository);
         let mut contents = stream::iter(small)
             .map(|Member { descriptor, pointer }| async move {
                 let content = storage.inline(&descriptor.digest, &pointer).await;
@@ -179,7 +190,7 @@ impl Item<'_> {
 
     /// Sends the layers with their lists, in order.
     async fn send_layers(&self, layers: Vec<Member>) -> Result<(), Stop> {
-        let storage = &self.registry.storage;
+        let storage = self.registry.storage_of(&self.repository);
         let mut listed = stream::iter(layers)
             .map(|Member { descriptor, pointer }| async move {
                 let list = storage.piece_list(&descriptor.digest, &pointer).await;

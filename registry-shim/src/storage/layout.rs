@@ -17,6 +17,11 @@ pub(super) fn data(id: Uuid, date: &str) -> Path {
     Path::from(format!("data/{}/{date}/{id}", &id[..2]))
 }
 
+/// Written to find out what the store does, and deleted at once.
+pub(super) fn capabilities(id: Uuid) -> Path {
+    Path::from(format!("capabilities/{}", id.simple()))
+}
+
 /// All generations of a blob's pointer.
 pub(super) fn pointers(digest: &Digest) -> Path {
     Path::from(format!("blob/{}", spread(digest)))

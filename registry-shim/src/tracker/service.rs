@@ -99,7 +99,7 @@ impl TrackerService {
         if self.registry.auth.authorize(actor, Action::Pull, &repository).is_err() {
             return Ok(false);
         }
-        let member = self.registry.storage.member(&repository, &digest).await;
+        let member = self.registry.storage_of(&repository).member(&repository, &digest).await;
         let pointer = member.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(pointer.is_some_and(|pointer| pointer.size == want.size))
     }
