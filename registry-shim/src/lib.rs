@@ -9,6 +9,7 @@ mod admin;
 mod api;
 pub mod auth;
 pub mod cache;
+pub mod commands;
 pub mod config;
 mod front;
 mod join;
