@@ -17,6 +17,7 @@ mod open;
 mod pointer;
 mod referrer;
 mod segment;
+mod standing;
 mod states;
 mod tag;
 mod upload;
@@ -24,6 +25,7 @@ mod upload;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longshore_proto::RepositoryName;
 use longshore_proto::sign::SigningKey;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -38,6 +40,7 @@ pub use open::{InvalidStorageUrl, StorageUrl};
 pub use pointer::Pointer;
 pub use referrer::Referrer;
 pub use segment::{Segment, SegmentWriter};
+pub use standing::{Standing, StoreState};
 pub use tag::TagRecord;
 pub use upload::{Appender, Progress, Session, UploadError};
 
@@ -53,6 +56,8 @@ pub struct Storage {
     store: Arc<dyn ObjectStore>,
     key: Arc<SigningKey>,
     capabilities: Capabilities,
+    /// Where there is more than one store.
+    standing: Option<Arc<dyn Standing>>,
     /// Blobs that are read for nothing but their hash states.
     hashing: Arc<Semaphore>,
 }
@@ -61,7 +66,16 @@ impl Storage {
     /// Over a store that does all that is asked of it; `key` signs hash states.
     pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
         let hashing = Arc::new(Semaphore::new(HASHING_MAX));
-        Self { store, key, capabilities: Capabilities::FULL, hashing }
+        Self { store, key, capabilities: Capabilities::FULL, standing: None, hashing }
+    }
+
+    /// Over a store that is made of several; `standing` knows where it stands.
+    pub fn standing(
+        store: Arc<dyn ObjectStore>,
+        key: Arc<SigningKey>,
+        standing: Arc<dyn Standing>,
+    ) -> Self {
+        Self { standing: Some(standing), ..Self::new(store, key) }
     }
 
     /// Over any store: what it can do is found out by writing to it.
@@ -77,9 +91,19 @@ impl Storage {
         Ok(Self { capabilities, ..storage })
     }
 
-    /// What the store was found to do.
-    pub const fn capabilities(&self) -> Capabilities {
-        self.capabilities
+    /// What the store was found to do. While failed over it can do less.
+    pub fn capabilities(&self) -> Capabilities {
+        self.standing.as_ref().map_or(self.capabilities, |standing| standing.capabilities())
+    }
+
+    /// On which of its stores it stands; on the primary where it has only one.
+    pub fn state(&self) -> StoreState {
+        self.standing.as_ref().map_or(StoreState::Primary, |standing| standing.state())
+    }
+
+    /// Whether something of `repository` may have been acknowledged that cannot be read now.
+    pub fn may_lack(&self, repository: &RepositoryName) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.may_lack(repository))
     }
 
     /// Proves that the store can be written and read, as `/readyz` asks.

@@ -1,0 +1,49 @@
+//! Which of its stores a storage stands on, where it has more than one.
+//!
+//! Owns the words and no state: `regions` decides and answers. Whatever promises more than the
+//! layout does (immutable tags, exact quota, collection) asks here first.
+
+use std::fmt::Debug;
+
+use longshore_proto::RepositoryName;
+
+use super::Capabilities;
+
+/// Where a storage reads and writes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    /// On its primary store: every promise holds.
+    Primary,
+    /// Its primary store is away. What was acknowledged can be read, what is written is written
+    /// to the replica and comes later to the primary; other instances may not have noticed yet.
+    FailedOver {
+        /// Unix milliseconds.
+        since_ms: u64,
+    },
+    /// The primary store is back, and writes made without it are still being brought there.
+    CatchingUp {
+        /// Unix milliseconds of the failover.
+        since_ms: u64,
+    },
+}
+
+impl StoreState {
+    /// Whether every promise holds. If not: quota is approximate, an immutable tag is refused and
+    /// a collection waits.
+    pub const fn is_primary(self) -> bool {
+        matches!(self, Self::Primary)
+    }
+}
+
+/// Answers for a storage that has a replica.
+pub trait Standing: Debug + Send + Sync {
+    /// Where it reads and writes now.
+    fn state(&self) -> StoreState;
+
+    /// What the store where it writes now can do, and what no store can do for it now.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether something of `repository` may have been acknowledged that cannot be read now:
+    /// then its absence is no answer.
+    fn may_lack(&self, repository: &RepositoryName) -> bool;
+}
