@@ -3,7 +3,6 @@
 //! Alive means that requests are answered at all; ready, that the store can be written and read
 //! and no drain has begun. It answers nothing else and changes nothing but the store's probe.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process;
 use crate::registry::Registry;
-use crate::serve::{BoxError, Handler};
+use crate::serve::{BoxError, Handler, Peer};
 
 /// A store that takes longer serves nobody in time.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,11 +87,7 @@ impl Admin {
 impl Handler for Admin {
     type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-    async fn handle(
-        &self,
-        request: Request<Incoming>,
-        _remote: SocketAddr,
-    ) -> Response<Self::Body> {
+    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Self::Body> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let (status, content_type, text) = match request.uri().path() {
             _ if !reads => (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned()),

@@ -31,6 +31,7 @@ use crate::auth::{Action, Actor};
 use crate::cache::CachedStorage;
 use crate::metrics::RequestLabels;
 use crate::registry::{Registry, now_ms};
+use crate::serve::Peer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -47,11 +48,17 @@ struct Call<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     query: Query<'a>,
+    #[allow(dead_code, reason = "for the gate and the audit log")]
+    peer: &'a Peer,
     actor: Actor,
 }
 
 /// Answers one request of the API.
-pub(crate) async fn handle(registry: &Arc<Registry>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(
+    registry: &Arc<Registry>,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Response<Body> {
     let started = Instant::now();
     let id = format!("{:016x}", rand::random::<u64>());
     let (parts, mut body) = request.into_parts();
@@ -62,7 +69,10 @@ pub(crate) async fn handle(registry: &Arc<Registry>, request: Request<Incoming>)
         Some(Err(error)) => ("unknown", Err(error)),
         Some(Ok(route)) => {
             let label = route.label();
-            (label, dispatch(registry, &parts, route, &mut body).instrument(span.clone()).await)
+            (
+                label,
+                dispatch(registry, &parts, peer, route, &mut body).instrument(span.clone()).await,
+            )
         }
     };
     let mut response = match answer {
@@ -96,6 +106,7 @@ pub(crate) async fn handle(registry: &Arc<Registry>, request: Request<Incoming>)
 async fn dispatch(
     registry: &Registry,
     parts: &http::request::Parts,
+    peer: &Peer,
     route: Route<'_>,
     body: &mut Incoming,
 ) -> Answer {
@@ -104,11 +115,11 @@ async fn dispatch(
     // A permit stands for itself, whatever else the request shows.
     if let (Route::Blob(repository, digest), Some(permit)) = (&route, query.get("permit")) {
         let actor = Actor::Anonymous;
-        let call = Call { registry, method, headers, query, actor };
+        let call = Call { registry, method, headers, query, peer, actor };
         return blob::get_by_permit(&call, repository, digest, &permit).await;
     }
     let actor = registry.auth.actor(headers, now_ms() / 1000)?;
-    let call = Call { registry, method, headers, query, actor };
+    let call = Call { registry, method, headers, query, peer, actor };
     match (route, method.as_str()) {
         (Route::Base, "GET" | "HEAD") => Ok(base::get()),
         (Route::Catalog, "GET" | "HEAD") => catalog::list(&call).await,

@@ -3,7 +3,6 @@
 //! The distribution API is the hot path and passes through no router. Every gRPC call has a bound on
 //! the time until its answer begins.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::api::{self, Body};
 use crate::metrics::RequestLabels;
 use crate::registry::Registry;
 use crate::rpc::Reached;
-use crate::serve::Handler;
+use crate::serve::{Handler, Peer};
 
 /// From a call's headers to its answer's, the message's arrival included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,9 +36,9 @@ impl Front {
         Self { registry, rpc }
     }
 
-    async fn call(&self, mut request: Request<Incoming>, remote: SocketAddr) -> Response<Body> {
+    async fn call(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let authority = authority(&request);
-        request.extensions_mut().insert(Reached { remote, authority });
+        request.extensions_mut().insert(Reached { peer, authority });
         let mut rpc = self.rpc.clone();
         let response = match tokio::time::timeout(CALL_TIMEOUT, rpc.call(request)).await {
             Ok(Ok(response)) => response.map(Body::Rpc),
@@ -56,11 +55,11 @@ impl Front {
 impl Handler for Front {
     type Body = Body;
 
-    async fn handle(&self, request: Request<Incoming>, remote: SocketAddr) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         if is_grpc(&request) {
-            self.call(request, remote).await
+            self.call(request, peer).await
         } else {
-            api::handle(&self.registry, request).await
+            api::handle(&self.registry, request, &peer).await
         }
     }
 }

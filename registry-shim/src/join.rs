@@ -59,7 +59,7 @@ impl Membership for MembershipService {
         request: Request<rpc::JoinRequest>,
     ) -> Result<Response<rpc::JoinResponse>, Status> {
         let reached = request.extensions().get::<Reached>().cloned();
-        let remote = reached.ok_or_else(|| Status::internal("connection is unknown"))?.remote;
+        let remote = reached.ok_or_else(|| Status::internal("connection is unknown"))?.peer.address;
         let url = base_url(&self.registry, request.extensions());
         let message = request.into_inner();
         self.admit(message.credential)?;

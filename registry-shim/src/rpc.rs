@@ -3,7 +3,6 @@
 //! It stands on the same port as the distribution API; a request is its by `content-type`.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Extensions;
@@ -19,6 +18,7 @@ use crate::auth::{Actor, NodeSession};
 use crate::join::MembershipService;
 use crate::plan::PlannerService;
 use crate::registry::{Registry, now_ms};
+use crate::serve::Peer;
 use crate::tracker::TrackerService;
 
 /// Largest request: an announce of some thousand holdings.
@@ -27,8 +27,8 @@ const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How the client reached us.
 #[derive(Clone, Debug)]
 pub(crate) struct Reached {
-    /// Its address.
-    pub(crate) remote: SocketAddr,
+    /// From where, and with what certificate.
+    pub(crate) peer: Peer,
     /// `Host` or `:authority`.
     pub(crate) authority: Option<Authority>,
 }
@@ -61,8 +61,10 @@ pub(crate) fn base_url(registry: &Registry, extensions: &Extensions) -> String {
     if let Some(advertise) = &registry.advertise {
         return advertise.clone();
     }
-    let reached = extensions.get::<Reached>().and_then(|reached| reached.authority.as_ref());
-    format!("http://{}", reached.map_or("localhost", Authority::as_str))
+    let reached = extensions.get::<Reached>();
+    let scheme = if reached.is_some_and(|reached| reached.peer.tls) { "https" } else { "http" };
+    let authority = reached.and_then(|reached| reached.authority.as_ref());
+    format!("{scheme}://{}", authority.map_or("localhost", Authority::as_str))
 }
 
 /// A message that means nothing.

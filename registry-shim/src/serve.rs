@@ -6,6 +6,7 @@
 //! the rest is cut.
 
 mod connection;
+mod peer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use peer::Peer;
 
 /// Connections that the kernel holds until they are accepted: a fleet boots at once.
 const BACKLOG: u32 = 4096;
@@ -108,7 +111,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn handle(
         &self,
         request: Request<Incoming>,
-        remote: SocketAddr,
+        peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -152,7 +155,7 @@ pub async fn run<H: Handler>(
         let ends = connection::Ends { drain: shutdown.clone(), cut: cut.clone() };
         let (handler, metrics) = (handler.clone(), metrics.clone());
         connections.spawn(async move {
-            connection::serve(stream, remote, handler, limits, &metrics, ends).await;
+            connection::serve(stream, Peer::at(remote), handler, limits, &metrics, ends).await;
             metrics.connections.dec();
             drop(place);
         });

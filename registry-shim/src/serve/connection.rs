@@ -1,6 +1,5 @@
 //! One connection: HTTP/1.1 or HTTP/2, watched for progress.
 
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BoxError, Handler, Limits, ServeMetrics};
+use super::{BoxError, Handler, Limits, Peer, ServeMetrics};
 
 /// Requests at once on one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 256;
@@ -84,7 +83,7 @@ enum Verdict {
 /// Answers until the client, a limit or an end closes the connection.
 pub(super) async fn serve<H: Handler>(
     stream: TcpStream,
-    remote: SocketAddr,
+    peer: Peer,
     handler: H,
     limits: Limits,
     metrics: &ServeMetrics,
@@ -93,9 +92,9 @@ pub(super) async fn serve<H: Handler>(
     let activity = Arc::new(Activity::new());
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
     let service = service_fn(|request: Request<Incoming>| {
-        let (guard, handler) = (Guard::new(&activity), handler.clone());
+        let (guard, handler, peer) = (Guard::new(&activity), handler.clone(), peer.clone());
         async move {
-            let answer = handler.handle(request, remote).await;
+            let answer = handler.handle(request, peer).await;
             Ok::<_, std::convert::Infallible>(answer.map(|body| InFlight { body, _guard: guard }))
         }
     });
@@ -107,7 +106,7 @@ pub(super) async fn serve<H: Handler>(
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%remote, error, "connection broke");
+                    tracing::debug!(remote = %peer.address, error, "connection broke");
                 }
                 return;
             }

@@ -19,7 +19,7 @@ struct Echo {
 impl Handler for Echo {
     type Body = Boxed;
 
-    async fn handle(&self, request: Request<Incoming>, _remote: SocketAddr) -> Response<Boxed> {
+    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Boxed> {
         if request.uri().path() == "/slow" {
             self.began.notify_one();
             self.go.notified().await;

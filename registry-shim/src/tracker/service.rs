@@ -45,7 +45,7 @@ impl Tracker for TrackerService {
         let reached = request.extensions().get::<Reached>().cloned();
         let mut message = request.into_inner();
         if let Some(reached) = reached {
-            let (given, ip) = (&message.addresses, reached.remote.ip());
+            let (given, ip) = (&message.addresses, reached.peer.address.ip());
             message.addresses = address::reachable_of(&session, given, ip);
         }
         for holding in &message.holdings {
