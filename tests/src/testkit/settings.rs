@@ -33,6 +33,11 @@ impl Settings {
         self
     }
 
+    /// All of them.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// Lets the lab's own variable choose the log filter.
     pub(crate) fn log_filter(&mut self) -> &mut Self {
         if let Ok(filter) = std::env::var(LOG_VARIABLE) {

@@ -1,0 +1,5 @@
+//! The registry's process over every store, real object servers included, on the machine's
+//! loopback: no namespaces, no root, one file per theme.
+
+mod harness;
+mod stores;
