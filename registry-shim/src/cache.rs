@@ -1,9 +1,11 @@
 //! The store as requests see it: with what was read before kept in memory.
 //!
-//! Every cache is bounded in bytes and in age, concurrent misses of one key are one read, and
-//! every write goes through here so that it also drops what it contradicts. Another instance's
-//! write is seen once the age is over. Nothing here asks whether the caller may: that was asked
-//! before. Absence is never kept.
+//! Every write goes through here so that it also drops what it contradicts. Another instance's
+//! write is seen once the age is over; while the store fails, what is kept is used up to a limit,
+//! and a tag then says that it may have moved. Nothing here asks whether the caller may: that was
+//! asked before. How one cache works is in `kept`.
+
+mod kept;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +16,11 @@ use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::{PieceListStatement, SigningKey};
 use longshore_proto::wire::SignedPieceList;
 use longshore_proto::{Digest, RepositoryName, Tag};
-use moka::future::Cache;
 
+use crate::config::Cache as CacheConfig;
 use crate::storage::{Pointer, Storage, StorageError, StoredManifest, TagRecord};
-
-/// How long a tag's answer may be used without asking again.
-pub const TAG_FRESH: Duration = Duration::from_secs(2);
-/// How long another instance's deletion may stay unseen.
-const KEPT: Duration = Duration::from_secs(60);
-const MANIFEST_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-const POINTER_CACHE_BYTES: u64 = 16 * 1024 * 1024;
-const MEMBER_CACHE_BYTES: u64 = 8 * 1024 * 1024;
-const TAG_CACHE_BYTES: u64 = 8 * 1024 * 1024;
-const LIST_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-const INLINE_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// What an entry costs beside its own bytes: keys, hashes, the cache's lists.
-const ENTRY_BYTES: usize = 256;
+use kept::Kept;
+pub use kept::{Ages, Found};
 
 type InRepository = (RepositoryName, Digest);
 
@@ -38,35 +29,31 @@ type InRepository = (RepositoryName, Digest);
 pub struct CachedStorage {
     storage: Storage,
     key: Arc<SigningKey>,
-    manifests: Cache<InRepository, Arc<StoredManifest>>,
-    pointers: Cache<Digest, Arc<Pointer>>,
-    members: Cache<InRepository, ()>,
-    tags: Cache<(RepositoryName, Tag), Arc<TagRecord>>,
-    lists: Cache<Digest, Arc<rpc::PieceList>>,
-    inline: Cache<Digest, Bytes>,
-}
-
-/// Why a cached read has no answer. Shared by all who waited for the one read.
-#[derive(Clone, Debug, thiserror::Error)]
-enum Miss {
-    #[error("not there")]
-    Absent,
-    #[error(transparent)]
-    Failed(Arc<StorageError>),
+    manifests: Kept<InRepository, StoredManifest>,
+    pointers: Kept<Digest, Pointer>,
+    members: Kept<InRepository, ()>,
+    tags: Kept<(RepositoryName, Tag), TagRecord>,
+    lists: Kept<Digest, rpc::PieceList>,
+    inline: Kept<Digest, Bytes>,
 }
 
 impl CachedStorage {
     /// Empty caches over `storage`; `key` signs piece lists.
-    pub fn new(storage: Storage, key: Arc<SigningKey>) -> Self {
+    pub fn new(storage: Storage, key: Arc<SigningKey>, config: &CacheConfig) -> Self {
+        let share = |sixteenths: u64| config.bytes_max / 16 * sixteenths;
+        let stale_max = Duration::from_secs(config.stale_max_s);
+        let ages = |fresh| Ages { fresh, stale_max };
+        let kept = ages(Duration::from_secs(config.fresh_s));
+        let tags = ages(Duration::from_millis(config.tag_fresh_ms));
         Self {
             storage,
             key,
-            manifests: cache(MANIFEST_CACHE_BYTES, KEPT, |m: &Arc<StoredManifest>| m.content.len()),
-            pointers: cache(POINTER_CACHE_BYTES, KEPT, |p: &Arc<Pointer>| p.segments.len() * 96),
-            members: cache(MEMBER_CACHE_BYTES, KEPT, |()| 0),
-            tags: cache(TAG_CACHE_BYTES, TAG_FRESH, |_| ENTRY_BYTES),
-            lists: cache(LIST_CACHE_BYTES, KEPT, |l: &Arc<rpc::PieceList>| l.states.len()),
-            inline: cache(INLINE_CACHE_BYTES, KEPT, Bytes::len),
+            manifests: Kept::new(share(4), kept, |manifest| manifest.content.len()),
+            pointers: Kept::new(share(2), kept, |pointer| pointer.segments.len() * 96),
+            members: Kept::new(share(1), kept, |()| 0),
+            tags: Kept::new(share(1), tags, |record| record.media_type.len() + 64),
+            lists: Kept::new(share(4), kept, |list| list.states.len()),
+            inline: Kept::new(share(4), kept, Bytes::len),
         }
     }
 
@@ -81,18 +68,31 @@ impl CachedStorage {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<Arc<StoredManifest>>, Arc<StorageError>> {
-        let read = async { self.storage.manifest(repository, digest).await };
-        through(&self.manifests, (repository.clone(), *digest), read).await
+        let key = (repository.clone(), *digest);
+        let read = || {
+            let (storage, (repository, digest)) = (self.storage.clone(), key.clone());
+            async move { storage.manifest(&repository, &digest).await }
+        };
+        Ok(self.manifests.get(&key, read).await?.map(|found| found.value))
     }
 
-    /// What the tag names, at most [`TAG_FRESH`] old.
+    /// What the tag names, as fresh as `cache.tag_fresh_ms` says while the store answers.
     pub async fn tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-    ) -> Result<Option<Arc<TagRecord>>, Arc<StorageError>> {
-        let read = async { self.storage.tag(repository, tag).await };
-        through(&self.tags, (repository.clone(), tag.clone()), read).await
+    ) -> Result<Option<Found<TagRecord>>, Arc<StorageError>> {
+        let key = (repository.clone(), tag.clone());
+        let read = || {
+            let (storage, (repository, tag)) = (self.storage.clone(), key.clone());
+            async move { storage.tag(&repository, &tag).await }
+        };
+        self.tags.get(&key, read).await
+    }
+
+    /// How long a tag counts without being asked for again.
+    pub fn tag_fresh(&self) -> Duration {
+        self.tags.ages().fresh
     }
 
     /// The blob's pointer, if this repository holds the blob.
@@ -102,13 +102,14 @@ impl CachedStorage {
         digest: &Digest,
     ) -> Result<Option<Arc<Pointer>>, Arc<StorageError>> {
         let key = (repository.clone(), *digest);
-        if self.members.get(&key).await.is_none() {
-            if !self.storage.is_member(repository, digest).await? {
-                return Ok(None);
-            }
-            self.members.insert(key, ()).await;
+        let read = || {
+            let (storage, (repository, digest)) = (self.storage.clone(), key.clone());
+            async move { Ok(storage.is_member(&repository, &digest).await?.then_some(())) }
+        };
+        match self.members.get(&key, read).await? {
+            Some(_) => self.pointer(digest).await,
+            None => Ok(None),
         }
-        self.pointer(digest).await
     }
 
     /// The blob's pointer, whichever repository holds it.
@@ -116,8 +117,11 @@ impl CachedStorage {
         &self,
         digest: &Digest,
     ) -> Result<Option<Arc<Pointer>>, Arc<StorageError>> {
-        let read = async { self.storage.pointer(digest).await };
-        through(&self.pointers, *digest, read).await
+        let read = || {
+            let (storage, digest) = (self.storage.clone(), *digest);
+            async move { storage.pointer(&digest).await }
+        };
+        Ok(self.pointers.get(digest, read).await?.map(|found| found.value))
     }
 
     /// The signed list of a blob, its pieces as long as everyone's for that size.
@@ -126,16 +130,20 @@ impl CachedStorage {
         digest: &Digest,
         pointer: &Pointer,
     ) -> Result<Arc<rpc::PieceList>, Arc<StorageError>> {
-        let read = async {
-            let fine = self.storage.piece_list(digest, pointer).await?;
-            let length = piece_bytes_for(fine.size());
-            let list = PieceList::coarsen(*digest, fine.size(), length, fine.states())
-                .expect("the usual lengths are multiples of the kept interval");
-            let signature = self.key.sign(&PieceListStatement { list: &list, provisional: false });
-            Ok(Some(SignedPieceList { list, provisional: false, signature }.to_wire()))
+        let read = || {
+            let (storage, key) = (self.storage.clone(), self.key.clone());
+            let (digest, pointer) = (*digest, pointer.clone());
+            async move {
+                let fine = storage.piece_list(&digest, &pointer).await?;
+                let length = piece_bytes_for(fine.size());
+                let list = PieceList::coarsen(digest, fine.size(), length, fine.states())
+                    .expect("the usual lengths are multiples of the kept interval");
+                let signature = key.sign(&PieceListStatement { list: &list, provisional: false });
+                Ok(Some(SignedPieceList { list, provisional: false, signature }.to_wire()))
+            }
         };
-        let list = through(&self.lists, *digest, read).await?;
-        Ok(list.expect("a list is made where none is kept"))
+        let list = self.lists.get(digest, read).await?;
+        Ok(list.expect("a list is made where none is kept").value)
     }
 
     /// All bytes of a small blob; the caller has looked at `pointer.size`.
@@ -144,7 +152,12 @@ impl CachedStorage {
         digest: &Digest,
         pointer: &Pointer,
     ) -> Result<Bytes, Arc<StorageError>> {
-        self.inline.try_get_with(*digest, self.storage.read_whole(pointer)).await
+        let read = || {
+            let (storage, pointer) = (self.storage.clone(), pointer.clone());
+            async move { storage.read_whole(&pointer).await.map(Some) }
+        };
+        let bytes = self.inline.get(digest, read).await?;
+        Ok((*bytes.expect("reading gives bytes").value).clone())
     }
 
     /// Keeps a manifest.
@@ -155,7 +168,7 @@ impl CachedStorage {
         manifest: StoredManifest,
     ) -> Result<(), StorageError> {
         self.storage.put_manifest(repository, digest, &manifest).await?;
-        self.manifests.insert((repository.clone(), *digest), Arc::new(manifest)).await;
+        self.manifests.insert((repository.clone(), *digest), manifest);
         Ok(())
     }
 
@@ -168,7 +181,7 @@ impl CachedStorage {
     ) -> Result<(), StorageError> {
         let written = self.storage.put_tag(repository, tag, &record).await;
         // Also after a failure: the store may have taken it all the same.
-        self.tags.invalidate(&(repository.clone(), tag.clone())).await;
+        self.tags.invalidate(&(repository.clone(), tag.clone()));
         written
     }
 
@@ -179,7 +192,7 @@ impl CachedStorage {
         tag: &Tag,
     ) -> Result<bool, StorageError> {
         let deleted = self.storage.delete_tag(repository, tag).await;
-        self.tags.invalidate(&(repository.clone(), tag.clone())).await;
+        self.tags.invalidate(&(repository.clone(), tag.clone()));
         deleted
     }
 
@@ -190,7 +203,7 @@ impl CachedStorage {
         digest: &Digest,
     ) -> Result<bool, StorageError> {
         let deleted = self.storage.delete_manifest(repository, digest).await;
-        self.manifests.invalidate(&(repository.clone(), *digest)).await;
+        self.manifests.invalidate(&(repository.clone(), *digest));
         deleted
     }
 
@@ -201,45 +214,8 @@ impl CachedStorage {
         digest: &Digest,
     ) -> Result<bool, StorageError> {
         let removed = self.storage.remove_member(repository, digest).await;
-        self.members.invalidate(&(repository.clone(), *digest)).await;
+        self.members.invalidate(&(repository.clone(), *digest));
         removed
-    }
-}
-
-fn cache<K, V>(bytes_max: u64, kept: Duration, size: fn(&V) -> usize) -> Cache<K, V>
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    Cache::builder()
-        .max_capacity(bytes_max)
-        .weigher(move |_, value| u32::try_from(size(value) + ENTRY_BYTES).unwrap_or(u32::MAX))
-        .time_to_live(kept)
-        .build()
-}
-
-async fn through<K, V>(
-    cache: &Cache<K, Arc<V>>,
-    key: K,
-    read: impl Future<Output = Result<Option<V>, StorageError>>,
-) -> Result<Option<Arc<V>>, Arc<StorageError>>
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Send + Sync + 'static,
-{
-    let init = async {
-        match read.await {
-            Ok(Some(value)) => Ok(Arc::new(value)),
-            Ok(None) => Err(Miss::Absent),
-            Err(error) => Err(Miss::Failed(Arc::new(error))),
-        }
-    };
-    match cache.try_get_with(key, init).await {
-        Ok(value) => Ok(Some(value)),
-        Err(miss) => match &*miss {
-            Miss::Absent => Ok(None),
-            Miss::Failed(error) => Err(error.clone()),
-        },
     }
 }
 
@@ -252,7 +228,8 @@ mod tests {
 
     fn cached() -> CachedStorage {
         let key = Arc::new(SigningKey::generate().0);
-        CachedStorage::new(Storage::new(Arc::new(InMemory::new()), key.clone()), key)
+        let storage = Storage::new(Arc::new(InMemory::new()), key.clone());
+        CachedStorage::new(storage, key, &CacheConfig::default())
     }
 
     #[tokio::test]
@@ -274,8 +251,8 @@ mod tests {
             let digest = Digest::of(Algorithm::Sha256, content);
             let record = TagRecord::new(digest, "t".into(), 1, 0, "someone".into());
             cached.put_tag(&repository, &tag, record.clone()).await.unwrap();
-            let found = cached.tag(&repository, &tag).await.unwrap();
-            assert_eq!(found.as_deref(), Some(&record));
+            let found = cached.tag(&repository, &tag).await.unwrap().unwrap();
+            assert_eq!((&*found, found.stale), (&record, false));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The configuration: its keys, their defaults, and the types that they are parsed into.
 
+mod cache;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -7,6 +9,8 @@ use std::sync::LazyLock;
 use longshore_settings::{Kind, Setting};
 use serde::Deserialize;
 use serde::de::Error as _;
+
+pub use cache::Cache;
 
 use crate::storage::StorageUrl;
 
@@ -26,7 +30,7 @@ pub fn settings() -> &'static [Setting] {
 }
 
 /// Each section's file owns its own.
-const SECTIONS: &[&[Setting]] = &[BASE];
+const SECTIONS: &[&[Setting]] = &[BASE, cache::SETTINGS];
 
 const BASE: &[Setting] = &[
     Setting {
@@ -83,6 +87,8 @@ pub struct Config {
     pub admin: Admin,
     /// The store.
     pub storage: Storage,
+    /// What is kept in memory of it.
+    pub cache: Cache,
     /// Keys.
     pub identity: Identity,
     /// Who may join.

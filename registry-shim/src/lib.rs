@@ -106,7 +106,7 @@ impl Instance {
         let metrics = Metrics::new();
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {
-            storage: CachedStorage::new(storage, key.clone()),
+            storage: CachedStorage::new(storage, key.clone(), &config.cache),
             auth: Auth::new(&key),
             tokens,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, WARNING,
+};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use longshore_proto::{
@@ -23,6 +25,9 @@ use crate::storage::{Referrer, StoredManifest, TagRecord};
 /// References of one manifest that are looked for at once.
 const READS_IN_FLIGHT_MAX: usize = 16;
 
+/// Source: RFC 7234 5.5.1. The store cannot say whether the tag has moved.
+const STALE: &str = "110 - \"Response is Stale\"";
+
 /// What a referrer's listing needs beyond [`Manifest`].
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,11 +44,11 @@ struct Annotated {
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference: &str) -> Answer {
     call.authorize(Action::Pull, repository)?;
     let storage = call.storage(repository);
-    let digest = match reference.parse::<Reference>()? {
-        Reference::Digest(digest) => digest,
+    let (digest, stale) = match reference.parse::<Reference>()? {
+        Reference::Digest(digest) => (digest, false),
         Reference::Tag(tag) => {
-            let record = storage.tag(repository, &tag).await?;
-            record.ok_or_else(unknown)?.digest
+            let found = storage.tag(repository, &tag).await?.ok_or_else(unknown)?;
+            (found.digest, found.stale)
         }
     };
     let manifest = storage.manifest(repository, &digest).await?.ok_or_else(unknown)?;
@@ -61,6 +66,9 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference:
     headers.insert(CONTENT_LENGTH, manifest.content.len().into());
     headers.insert(CONTENT_DIGEST, header_value(digest.to_string()));
     headers.insert(ETAG, header_value(&etag));
+    if stale {
+        headers.insert(WARNING, HeaderValue::from_static(STALE));
+    }
     if !call.is_head() {
         call.registry.metrics.sent("manifest").inc_by(manifest.content.len() as u64);
         *response.body_mut() = Body::Full(manifest.content.clone());

@@ -14,7 +14,6 @@ use super::sink::Sink;
 use super::{Asked, Stop, failed};
 use crate::api::ApiError;
 use crate::auth::{Action, Actor};
-use crate::cache::TAG_FRESH;
 use crate::registry::{Registry, now_ms};
 use crate::storage::{Pointer, StoredManifest};
 
@@ -64,12 +63,24 @@ pub(super) async fn plan(
     }
 }
 
+/// The tag by which a manifest was found.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    tag: &'a Tag,
+    /// How long the agent need not ask again.
+    fresh_ms: u32,
+    stale: bool,
+}
+
 impl Item<'_> {
     async fn by_tag(&self, tag: &Tag, known: &str) -> Result<(), Stop> {
         let record = self.registry.storage_of(&self.repository).tag(&self.repository, tag).await?;
         let record = record.ok_or_else(unknown_manifest)?;
+        let fresh = self.registry.storage_of(&self.repository).tag_fresh();
+        let fresh_ms = u32::try_from(fresh.as_millis()).unwrap_or(u32::MAX);
+        let named = Named { tag, fresh_ms, stale: record.stale };
         if known.parse() != Ok(record.digest) {
-            return self.by_digest(record.digest, Some(tag)).await;
+            return self.by_digest(record.digest, Some(named)).await;
         }
         // The manifest must still be there: a tag may dangle.
         let manifest = self
@@ -78,13 +89,13 @@ impl Item<'_> {
             .manifest(&self.repository, &record.digest)
             .await?;
         let manifest = manifest.ok_or_else(unknown_manifest)?;
-        let mut event = manifest_event(&record.digest, &manifest, Some(tag));
+        let mut event = manifest_event(&record.digest, &manifest, Some(named));
         event.content.clear();
         self.events.send(Event::Manifest(event)).await
     }
 
     /// Manifests down to the platform's, then its blobs.
-    async fn by_digest(&self, digest: Digest, tag: Option<&Tag>) -> Result<(), Stop> {
+    async fn by_digest(&self, digest: Digest, tag: Option<Named<'_>>) -> Result<(), Stop> {
         let (mut digest, mut tag) = (digest, tag);
         for _ in 0..INDEX_DEPTH_MAX {
             let stored = self
@@ -268,7 +279,7 @@ fn is_foreign(media_type: &str) -> bool {
 fn manifest_event(
     digest: &Digest,
     manifest: &StoredManifest,
-    tag: Option<&Tag>,
+    named: Option<Named<'_>>,
 ) -> rpc::PlanManifest {
     let descriptor = Descriptor {
         media_type: manifest.media_type.clone(),
@@ -278,9 +289,9 @@ fn manifest_event(
     rpc::PlanManifest {
         descriptor: Some((&descriptor).into()),
         content: manifest.content.clone(),
-        tag: tag.map(Tag::to_string).unwrap_or_default(),
-        fresh_ms: tag.map_or(0, |_| u32::try_from(TAG_FRESH.as_millis()).unwrap_or(u32::MAX)),
-        stale: false,
+        tag: named.map(|named| named.tag.to_string()).unwrap_or_default(),
+        fresh_ms: named.map_or(0, |named| named.fresh_ms),
+        stale: named.is_some_and(|named| named.stale),
     }
 }
 

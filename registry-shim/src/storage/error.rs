@@ -28,6 +28,12 @@ impl From<object_store::Error> for StorageError {
 }
 
 impl StorageError {
+    /// The task that read was ended before its answer.
+    pub(crate) fn lost_read() -> Self {
+        let source = "the read was given up".into();
+        Self::Unavailable(object_store::Error::Generic { store: "cache", source })
+    }
+
     pub(super) fn corrupt(key: &object_store::path::Path, reason: impl ToString) -> Self {
         Self::Corrupt { key: key.to_string(), reason: reason.to_string() }
     }
