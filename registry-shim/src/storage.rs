@@ -8,6 +8,7 @@
 mod blob;
 mod capabilities;
 mod catalog;
+mod charge;
 mod error;
 mod layout;
 mod listing;
@@ -15,8 +16,10 @@ mod manifest;
 mod membership;
 mod open;
 mod pointer;
+mod project;
 mod referrer;
 mod segment;
+mod slot;
 mod standing;
 mod states;
 mod tag;
@@ -33,16 +36,19 @@ use tokio::sync::Semaphore;
 
 pub use blob::BlobStream;
 pub use capabilities::Capabilities;
+pub use charge::{Charge, Holding, Released};
 pub use error::StorageError;
 pub use listing::Page;
 pub use manifest::StoredManifest;
 pub use open::{InvalidStorageUrl, StorageUrl};
 pub use pointer::Pointer;
+pub use project::{InvalidProject, Project};
 pub use referrer::Referrer;
 pub use segment::{Segment, SegmentWriter};
+pub use slot::Slot;
 pub use standing::{Standing, StoreState};
 pub use tag::TagRecord;
-pub use upload::{Appender, Progress, Session, UploadError};
+pub use upload::{Appender, Progress, Session, UploadError, Verified};
 
 /// Blobs read at once for their hash states: each costs a core and the store's bandwidth, which
 /// pulls need more.

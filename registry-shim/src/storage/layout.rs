@@ -8,6 +8,8 @@ use longshore_proto::{Digest, RepositoryName, Tag};
 use object_store::path::Path;
 use uuid::Uuid;
 
+use super::Project;
+
 /// Digits of an offset in a key: all of a `u64`, so that keys sort as numbers.
 const OFFSET_DIGITS: usize = 20;
 
@@ -120,6 +122,51 @@ pub(super) fn upload_progress(id: Uuid, offset: u64) -> Path {
     upload_progresses(id).join(format!("{offset:0OFFSET_DIGITS$}"))
 }
 
+/// Reverse references of the project's repositories that have more than one segment.
+pub(super) fn reverse_references_in(digest: &Digest, project: &Project) -> Path {
+    Path::from(format!("bref/{}/{project}", spread(digest)))
+}
+
+/// Reverse references of the repository that is called as the project is.
+pub(super) fn reverse_reference_at(digest: &Digest, project: &Project) -> Path {
+    Path::from(format!("bref/{}/{project}!blob", spread(digest)))
+}
+
+/// All keys of a project's repositories: of those with more segments, and of its namesake.
+pub(super) fn repositories_of_project(project: &Project) -> [Path; 2] {
+    [Path::from(format!("repo/{project}")), Path::from(format!("repo/{project}!"))]
+}
+
+/// A project's catalog entries: of the repositories with more segments, and of its namesake.
+pub(super) fn catalog_of_project(project: &Project) -> [Path; 2] {
+    [Path::from(format!("cat/{project}")), Path::from(format!("cat/{project}!"))]
+}
+
+/// All projects that pay for something.
+pub(super) fn charged_projects() -> Path {
+    Path::from("proj")
+}
+
+/// All that a project pays for.
+pub(super) fn charges(project: &Project) -> Path {
+    Path::from(format!("proj/{project}!/blob"))
+}
+
+/// "This project pays for so many bytes": the size stands in the key, so that a listing counts.
+pub(super) fn charge(project: &Project, digest: &Digest, size: u64) -> Path {
+    Path::from(format!("proj/{project}!/blob/{}-{size}", flat(digest)))
+}
+
+/// All leases of a project's headroom.
+pub(super) fn slots(project: &Project) -> Path {
+    Path::from(format!("quota/{project}!/slot"))
+}
+
+/// One lease.
+pub(super) fn slot(project: &Project, number: u64) -> Path {
+    slots(project).join(format!("{number:0OFFSET_DIGITS$}"))
+}
+
 /// `sha256/ab/abcd…`: two characters in between spread the keys over the store's partitions.
 fn spread(digest: &Digest) -> String {
     let hex = digest.hex();
@@ -162,6 +209,8 @@ mod tests {
             membership(&repository, &digest),
             manifest(&repository, &digest),
             upload_progress(Uuid::nil(), 7),
+            charge(&Project::of(&repository), &digest, 7),
+            slot(&Project::of(&repository), 7),
         ];
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let expected = [
@@ -171,6 +220,8 @@ mod tests {
             format!("repo/a/b!/blob/sha256/{hex}"),
             format!("repo/a/b!/man/sha256/{hex}"),
             "up/00000000000000000000000000000000/from/00000000000000000007".to_owned(),
+            format!("proj/a!/blob/sha256/{hex}-7"),
+            "quota/a!/slot/00000000000000000007".to_owned(),
         ];
         assert_eq!(keys.map(|key| key.to_string()), expected);
     }

@@ -1,5 +1,6 @@
 //! The store's contract, held by memory and by a local directory; and crashes at every write.
 
+mod charge;
 mod contract;
 mod crash;
 mod faulty;

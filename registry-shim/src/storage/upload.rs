@@ -40,6 +40,21 @@ pub struct Progress {
     hasher: ChainHasher,
 }
 
+/// An upload whose bytes are what its client says, and which is visible nowhere yet.
+#[derive(Debug)]
+pub struct Verified {
+    segments: Vec<Segment>,
+    saved: usize,
+    hashed: HashedBlob,
+}
+
+impl Verified {
+    /// Bytes of the blob.
+    pub const fn size(&self) -> u64 {
+        self.hashed.size
+    }
+}
+
 /// Takes the bytes of one request.
 #[derive(Debug)]
 pub struct Appender {
@@ -238,21 +253,48 @@ impl Storage {
         progress: Progress,
         claimed: &Digest,
     ) -> Result<Pointer, UploadError> {
+        let verified = self.verify(progress, claimed).await?;
+        self.commit_verified(repository, session, verified).await
+    }
+
+    /// The first half of [`Self::commit`]: the bytes are what the client says, and nothing of them
+    /// is written yet. Whoever does not go on calls [`Self::discard_verified`].
+    pub async fn verify(
+        &self,
+        progress: Progress,
+        claimed: &Digest,
+    ) -> Result<Verified, UploadError> {
         let Progress { segments, saved, hasher } = progress;
         let hashed = self.hashed_as(claimed.algorithm(), &segments, hasher).await?;
-        if hashed.digest != *claimed {
-            self.discard(&segments[saved..]).await;
-            return Err(UploadError::WrongDigest { claimed: *claimed, found: hashed.digest });
+        if hashed.digest == *claimed {
+            return Ok(Verified { segments, saved, hashed });
         }
+        self.discard(&segments[saved..]).await;
+        Err(UploadError::WrongDigest { claimed: *claimed, found: hashed.digest })
+    }
+
+    /// Takes back what one request brought: the session stands where it stood before it.
+    pub async fn discard_verified(&self, verified: Verified) {
+        self.discard(&verified.segments[verified.saved..]).await;
+    }
+
+    /// The second half of [`Self::commit`]: the blob becomes visible in the repository.
+    pub async fn commit_verified(
+        &self,
+        repository: &RepositoryName,
+        session: Option<&Session>,
+        verified: Verified,
+    ) -> Result<Pointer, UploadError> {
+        let Verified { segments, saved, hashed } = verified;
         if let Some(session) = session
             && !self.claim_end(session).await?
         {
             self.discard(&segments[saved..]).await;
             return Err(UploadError::Raced);
         }
-        self.keep_states(claimed, hashed.size, hashed.states).await?;
-        let pointer = self.point(claimed, segments).await?;
-        self.add_member(repository, claimed, &pointer).await?;
+        self.keep_states(&hashed.digest, hashed.size, hashed.states).await?;
+        let pointer = self.point(&hashed.digest, segments).await?;
+        self.add_member(repository, &hashed.digest, &pointer).await?;
         Ok(pointer)
     }
 
