@@ -95,21 +95,44 @@ impl CachedStorage {
         self.tags.ages().fresh
     }
 
-    /// The blob's pointer, if this repository holds the blob.
+    /// The blob's pointer, if this repository holds the blob. What was claimed at the read is kept
+    /// for less time than the collector leaves it alone.
     pub async fn member(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<Arc<Pointer>>, Arc<StorageError>> {
-        let key = (repository.clone(), *digest);
-        let read = || {
-            let (storage, (repository, digest)) = (self.storage.clone(), key.clone());
-            async move { Ok(storage.is_member(&repository, &digest).await?.then_some(())) }
-        };
-        match self.members.get(&key, read).await? {
+        match self.membership(repository, digest).await? {
             Some(_) => self.pointer(digest).await,
             None => Ok(None),
         }
+    }
+
+    /// As [`Self::member`], for a write that names the blob: what was read before the store failed
+    /// does not count, since the collector may have worked meanwhile.
+    pub async fn member_to_name(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Arc<Pointer>>, Arc<StorageError>> {
+        let is_member = match self.membership(repository, digest).await? {
+            Some(found) if found.stale => self.storage.claim_member(repository, digest).await?,
+            found => found.is_some(),
+        };
+        if is_member { self.pointer(digest).await } else { Ok(None) }
+    }
+
+    async fn membership(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Found<()>>, Arc<StorageError>> {
+        let key = (repository.clone(), *digest);
+        let read = || {
+            let (storage, (repository, digest)) = (self.storage.clone(), key.clone());
+            async move { Ok(storage.claim_member(&repository, &digest).await?.then_some(())) }
+        };
+        self.members.get(&key, read).await
     }
 
     /// The blob's pointer, whichever repository holds it.

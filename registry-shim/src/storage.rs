@@ -9,6 +9,8 @@ mod blob;
 mod capabilities;
 mod catalog;
 mod charge;
+mod claim;
+mod clock;
 mod error;
 mod layout;
 mod listing;
@@ -37,6 +39,8 @@ use tokio::sync::Semaphore;
 pub use blob::BlobStream;
 pub use capabilities::Capabilities;
 pub use charge::{Charge, Holding, Released};
+pub use claim::{CLOCK_SKEW_MS, GRACE_MIN_MS, Item};
+pub use clock::{Clock, SystemClock};
 pub use error::StorageError;
 pub use listing::Page;
 pub use manifest::StoredManifest;
@@ -66,13 +70,21 @@ pub struct Storage {
     standing: Option<Arc<dyn Standing>>,
     /// Blobs that are read for nothing but their hash states.
     hashing: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Storage {
     /// Over a store that does all that is asked of it; `key` signs hash states.
     pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
         let hashing = Arc::new(Semaphore::new(HASHING_MAX));
-        Self { store, key, capabilities: Capabilities::FULL, standing: None, hashing }
+        let (capabilities, clock) = (Capabilities::FULL, Arc::new(SystemClock));
+        Self { store, key, capabilities, standing: None, hashing, clock }
+    }
+
+    /// With another clock than the machine's.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Over a store that is made of several; `standing` knows where it stands.

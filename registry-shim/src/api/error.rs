@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use longshore_proto::{ErrorBody, ErrorCode, InvalidDigest, InvalidName};
 
@@ -81,11 +81,20 @@ impl From<&StorageError> for ApiError {
             StorageError::Unavailable(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "storage is unavailable")
             }
+            StorageError::Contended => {
+                (StatusCode::SERVICE_UNAVAILABLE, "collection is at work on this")
+            }
             StorageError::Corrupt { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "stored data is damaged")
             }
         };
-        Self::new(ErrorCode::Unavailable, message).with_status(status)
+        let answer = Self::new(ErrorCode::Unavailable, message).with_status(status);
+        match error {
+            StorageError::Contended => {
+                answer.with_header(RETRY_AFTER, HeaderValue::from_static("30"))
+            }
+            _ => answer,
+        }
     }
 }
 

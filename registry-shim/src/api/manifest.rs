@@ -20,7 +20,7 @@ use super::body::read_whole;
 use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, empty, header_value};
 use crate::auth::Action;
 use crate::registry::now_ms;
-use crate::storage::{Referrer, StoredManifest, TagRecord};
+use crate::storage::{Item, Referrer, StoredManifest, TagRecord};
 
 /// References of one manifest that are looked for at once.
 const READS_IN_FLIGHT_MAX: usize = 16;
@@ -95,9 +95,10 @@ pub(super) async fn put(
         ("", said) => said.to_owned(),
         (came, _) => came.to_owned(),
     };
+    let (storage, size) = (call.storage(repository), content.len() as u64);
+    let begun_ms = storage.storage().now_ms();
     check_references(call, repository, &manifest).await?;
 
-    let (storage, size) = (call.storage(repository), content.len() as u64);
     let stored = StoredManifest { media_type: media_type.clone(), content };
     storage.put_manifest(repository, &digest, stored).await?;
     let subject = manifest.subject().map(|subject| subject.digest);
@@ -106,6 +107,8 @@ pub(super) async fn put(
         storage.storage().put_referrer(repository, subject, &referrer).await?;
     }
     storage.storage().add_repository(repository).await?;
+    // What it names was claimed before, and the collector looks at manifests for longer than that.
+    storage.storage().still_holds(begun_ms)?;
     if let Reference::Tag(tag) = &reference {
         let record = TagRecord::new(digest, media_type, size, now_ms(), call.actor.label());
         storage.put_tag(repository, tag, record).await?;
@@ -183,7 +186,9 @@ async fn check_references(
     match manifest {
         Manifest::Index { manifests, .. } => {
             let check = |entry: Descriptor| async move {
-                match storage.manifest(repository, &entry.digest).await? {
+                // Read after the claim: what is kept in memory may have been collected.
+                storage.storage().claim(repository, Item::Manifest(entry.digest)).await?;
+                match storage.storage().manifest(repository, &entry.digest).await? {
                     Some(found) => same_size(&entry, found.content.len() as u64),
                     None => Err(missing(&entry)),
                 }
@@ -193,7 +198,7 @@ async fn check_references(
         }
         Manifest::Image { config, layers, .. } => {
             let check = |blob: Descriptor| async move {
-                match storage.member(repository, &blob.digest).await? {
+                match storage.member_to_name(repository, &blob.digest).await? {
                     Some(pointer) => same_size(&blob, pointer.size),
                     None if is_foreign(&blob) => Ok(()),
                     None => Err(missing(&blob)),

@@ -59,7 +59,10 @@ async fn mount(
         return Ok(false);
     }
     let Some(pointer) = call.storage(&from).member(&from, &digest).await? else { return Ok(false) };
-    call.storage(repository).storage().add_member(repository, &digest, &pointer).await?;
+    let storage = call.storage(repository).storage();
+    if !storage.add_member(repository, &digest, &pointer).await? {
+        return Ok(false);
+    }
     call.registry.metrics.upload_ended("mounted");
     Ok(true)
 }

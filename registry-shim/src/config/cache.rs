@@ -30,6 +30,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
 ];
 
+/// Longest: what was seen in the store is kept for less time than the collector leaves it alone.
+const FRESH_S_MAX: u64 = 900;
+
 /// `[cache]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -40,6 +43,7 @@ pub struct Cache {
     /// Milliseconds.
     pub tag_fresh_ms: u64,
     /// Seconds.
+    #[serde(deserialize_with = "fresh_s")]
     pub fresh_s: u64,
     /// Seconds.
     pub stale_max_s: u64,
@@ -54,4 +58,9 @@ impl Default for Cache {
 fn bytes_max<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let bytes = u64::deserialize(from)?;
     if bytes >= BYTES_MIN { Ok(bytes) } else { Err(D::Error::custom("less than 1 MiB")) }
+}
+
+fn fresh_s<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let seconds = u64::deserialize(from)?;
+    if seconds <= FRESH_S_MAX { Ok(seconds) } else { Err(D::Error::custom("more than 900")) }
 }

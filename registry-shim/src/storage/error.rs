@@ -11,6 +11,10 @@ pub enum StorageError {
     /// The store failed; the same call may succeed later.
     #[error("storage failed: {0}")]
     Unavailable(#[source] object_store::Error),
+    /// The collector is at work on just this, or the call took longer than it leaves things alone:
+    /// the same call succeeds in a moment.
+    #[error("collection is at work on this")]
+    Contended,
     /// A record is there and means nothing: an operator has to look.
     #[error("object {key} is corrupt: {reason}")]
     Corrupt {

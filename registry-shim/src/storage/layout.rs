@@ -8,7 +8,7 @@ use longshore_proto::{Digest, RepositoryName, Tag};
 use object_store::path::Path;
 use uuid::Uuid;
 
-use super::Project;
+use super::{Item, Project};
 
 /// Digits of an offset in a key: all of a `u64`, so that keys sort as numbers.
 const OFFSET_DIGITS: usize = 20;
@@ -165,6 +165,30 @@ pub(super) fn slots(project: &Project) -> Path {
 /// One lease.
 pub(super) fn slot(project: &Project, number: u64) -> Path {
     slots(project).join(format!("{number:0OFFSET_DIGITS$}"))
+}
+
+/// "The collector means to take this", until somebody claims it.
+pub(super) fn item_tombstone(repository: &RepositoryName, item: Item) -> Path {
+    let (kind, digest) = match item {
+        Item::Blob(digest) => ("blob", digest),
+        Item::Manifest(digest) => ("man", digest),
+    };
+    Path::from(format!("repo/{repository}!/tomb/{kind}/{}", flat(&digest)))
+}
+
+/// All generations of a blob's pointer that are never to be used again.
+pub(super) fn pointer_tombstones(digest: &Digest) -> Path {
+    Path::from(format!("gc/tomb/{}", spread(digest)))
+}
+
+/// Where collectors say on which repository they work.
+pub(super) fn windows() -> Path {
+    Path::from("gc/run/window")
+}
+
+/// Where one collector says it.
+pub(super) fn window(id: Uuid) -> Path {
+    windows().join(id.simple().to_string())
 }
 
 /// `sha256/ab/abcd…`: two characters in between spread the keys over the store's partitions.

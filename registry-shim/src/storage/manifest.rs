@@ -4,7 +4,7 @@ use bytes::Bytes;
 use longshore_proto::{Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 
-use super::{RECORD_VERSION, Storage, StorageError, encode, layout};
+use super::{Item, RECORD_VERSION, Storage, StorageError, encode, layout};
 
 /// A manifest as it was pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,7 @@ impl Storage {
         digest: &Digest,
         manifest: &StoredManifest,
     ) -> Result<(), StorageError> {
+        self.claim(repository, Item::Manifest(*digest)).await?;
         let media_type = manifest.media_type.clone();
         let mut object = encode(&ManifestRecord { v: RECORD_VERSION, media_type }).to_vec();
         object.push(b'\n');

@@ -3,7 +3,7 @@
 use longshore_proto::{Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 
-use super::{Pointer, RECORD_VERSION, Storage, StorageError, encode, layout};
+use super::{Item, Pointer, RECORD_VERSION, Storage, StorageError, encode, layout};
 
 #[derive(Serialize, Deserialize)]
 struct MembershipRecord {
@@ -21,17 +21,26 @@ impl Storage {
         self.exists(&layout::membership(repository, digest)).await
     }
 
-    /// Makes the blob visible in the repository; its pointer must be there.
+    /// Makes the blob visible in the repository, unless its pointer is being collected: then
+    /// nothing is visible, and whoever has the bytes writes them anew. Whether it is visible.
     pub async fn add_member(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         pointer: &Pointer,
-    ) -> Result<(), StorageError> {
+    ) -> Result<bool, StorageError> {
+        let begun_ms = self.now_ms();
+        self.claim(repository, Item::Blob(*digest)).await?;
         let record = encode(&MembershipRecord { v: RECORD_VERSION, size: pointer.size });
-        // The collector looks from the blob: its reference must never be the one that is missing.
+        // The collector writes its tombstone and then looks for references; here it is the other
+        // way round. One of the two sees the other.
         self.overwrite(&layout::reverse_reference(digest, repository), record.clone()).await?;
-        self.overwrite(&layout::membership(repository, digest), record).await
+        if !self.is_usable(digest, &pointer.generation).await? {
+            return Ok(false);
+        }
+        self.overwrite(&layout::membership(repository, digest), record).await?;
+        self.still_holds(begun_ms)?;
+        Ok(true)
     }
 
     /// Takes the blob out of the repository; whether it was in.

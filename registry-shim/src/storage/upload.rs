@@ -293,9 +293,7 @@ impl Storage {
             return Err(UploadError::Raced);
         }
         self.keep_states(&hashed.digest, hashed.size, hashed.states).await?;
-        let pointer = self.point(&hashed.digest, segments).await?;
-        self.add_member(repository, &hashed.digest, &pointer).await?;
-        Ok(pointer)
+        Ok(self.attach(repository, &hashed.digest, segments).await?)
     }
 
     /// What the stream gave, or, where the digest's algorithm came only at the end, the bytes read
