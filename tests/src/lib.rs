@@ -1,7 +1,9 @@
-//! The lab of Longshore: its testkit, the images it pulls and the demo that measures it.
+//! The lab of Longshore: its testkit, the images it pulls, the demo and the benchmarks.
 //!
 //! Nothing in this crate is part of the product, and no product crate depends on it.
 
+pub mod bench;
 pub mod demo;
 pub mod image;
+pub mod load;
 pub mod testkit;
