@@ -8,10 +8,12 @@ mod blob;
 mod body;
 mod catalog;
 mod error;
+mod gate;
 mod manifest;
 mod referrer;
 mod route;
 mod tag;
+mod token;
 mod upload;
 
 use std::sync::Arc;
@@ -27,10 +29,10 @@ pub(crate) use body::Body;
 pub(crate) use error::ApiError;
 use route::{Query, Route};
 
-use crate::auth::{Action, Actor};
+use crate::auth::Actor;
 use crate::cache::CachedStorage;
 use crate::metrics::RequestLabels;
-use crate::registry::{Registry, now_ms};
+use crate::registry::Registry;
 use crate::serve::Peer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,8 +50,8 @@ struct Call<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     query: Query<'a>,
-    #[allow(dead_code, reason = "for the gate and the audit log")]
     peer: &'a Peer,
+    authority: Option<&'a str>,
     actor: Actor,
 }
 
@@ -66,6 +68,8 @@ pub(crate) async fn handle(
     let span = tracing::info_span!("request", %id, method = %parts.method, path);
     let (label, answer) = match Route::parse(path) {
         None => ("unknown", Err(not_found())),
+        // Where nobody is asked who they are, nobody needs a token.
+        Some(Ok(Route::Token)) if !registry.auth.is_on() => ("unknown", Err(not_found())),
         Some(Err(error)) => ("unknown", Err(error)),
         Some(Ok(route)) => {
             let label = route.label();
@@ -111,17 +115,18 @@ async fn dispatch(
     body: &mut Incoming,
 ) -> Answer {
     let query = Query(parts.uri.query().unwrap_or_default());
-    let (method, headers) = (&parts.method, &parts.headers);
+    let (method, headers, authority) = (&parts.method, &parts.headers, gate::authority(parts));
+    let call = |actor| Call { registry, method, headers, query, peer, authority, actor };
     // A permit stands for itself, whatever else the request shows.
     if let (Route::Blob(repository, digest), Some(permit)) = (&route, query.get("permit")) {
-        let actor = Actor::Anonymous;
-        let call = Call { registry, method, headers, query, peer, actor };
-        return blob::get_by_permit(&call, repository, digest, &permit).await;
+        return blob::get_by_permit(&call(Actor::Anonymous), repository, digest, &permit).await;
     }
-    let actor = registry.auth.actor(headers, now_ms() / 1000)?;
-    let call = Call { registry, method, headers, query, peer, actor };
+    if let (Route::Token, "GET" | "POST") = (&route, method.as_str()) {
+        return Box::pin(token::issue(registry, parts, peer, body)).await;
+    }
+    let call = call(gate::actor(registry, parts, peer, &route).await?);
     match (route, method.as_str()) {
-        (Route::Base, "GET" | "HEAD") => Ok(base::get()),
+        (Route::Base, "GET" | "HEAD") => base::get(&call),
         (Route::Catalog, "GET" | "HEAD") => catalog::list(&call).await,
         (Route::Tags(name), "GET" | "HEAD") => tag::list(&call, &name).await,
         (Route::Referrers(name, digest), "GET" | "HEAD") => {
@@ -148,11 +153,6 @@ async fn dispatch(
 }
 
 impl Call<'_> {
-    /// Asks the gate; every handler begins with it.
-    fn authorize(&self, action: Action, repository: &RepositoryName) -> Result<(), ApiError> {
-        Ok(self.registry.auth.authorize(&self.actor, action, repository)?)
-    }
-
     /// The store that holds the repository.
     fn storage(&self, repository: &RepositoryName) -> &CachedStorage {
         self.registry.storage_of(repository)
@@ -201,6 +201,7 @@ fn not_allowed(route: &Route<'_>) -> ApiError {
         Route::Blob(..) => "GET, HEAD, DELETE",
         Route::Uploads(_) => "POST",
         Route::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
+        Route::Token => "GET, POST",
     };
     ApiError::new(ErrorCode::Unsupported, "method is not allowed here")
         .with_header(ALLOW, HeaderValue::from_static(allowed))

@@ -1,15 +1,29 @@
 //! Who asks, and what they may do.
 //!
-//! Asked on every request, before any cache. Owns the sessions that Join gives, the permits that
-//! open one range of one blob, and the policy. Everything here is stateless: any instance with the
-//! same signing key verifies what another gave. Until the registry has users, whoever brings no
-//! session is anonymous and may do everything; a node may only pull.
+//! Asked on every request, before any cache. Owns identities (passwords, tokens, sessions that Join
+//! gives, client certificates), the policy, the tokens that are issued here and the permits that
+//! open one range of one blob. Tokens, sessions and permits are stateless: any instance with the same
+//! keys verifies what another gave. Secrets never leave it but to whom they are issued; none is ever
+//! printed. Where no users, rules or issuers are configured, whoever brings no session is anonymous
+//! and may do everything. A node may only pull, whatever the policy says.
+//!
+//! [`Auth::actor`] answers without waiting for what was verified before; [`Auth::identify`] does the
+//! rest.
 
+mod actor;
+mod challenge;
+mod credential;
+mod pattern;
 mod permit;
+mod policy;
+mod scope;
 mod session;
+mod token;
 mod token_file;
+pub mod users;
+mod verified;
 
-use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -18,18 +32,22 @@ use longshore_proto::RepositoryName;
 use longshore_proto::sign::{Layout, SigningKey, Statement};
 use ring::hmac;
 
-pub use permit::{PermitClaims, PermitRefused};
-pub use session::{NodeSession, SESSION_SECONDS};
-pub use token_file::{JoinTokens, TokenFileError};
+use crate::StartError;
+use crate::config::auth::Auth as AuthConfig;
+use crate::serve::Peer;
+use credential::{Credential, Password};
+use policy::{Actions, Policy};
+use token::Tokens;
+use users::Users;
+use verified::Verified;
 
-/// Who sent a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Actor {
-    /// Nobody in particular.
-    Anonymous,
-    /// A node that joined.
-    Node(Arc<NodeSession>),
-}
+pub use actor::{Actor, Principal};
+pub use challenge::{Challenge, Wanted};
+pub use permit::{Asked, PermitClaims, PermitRefused};
+pub use scope::{Scope, TooManyScopes};
+pub use session::{NodeSession, SESSION_SECONDS};
+pub use token::Issued;
+pub use token_file::{JoinTokens, TokenFileError};
 
 /// What a request wants to do with a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,38 +64,221 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// The credential is malformed, forged or expired: get a new one.
-    #[error("session is unknown or has expired")]
+    #[error("credential is unknown or has expired")]
     Unauthorized,
-    /// The credential is good and does not cover this.
+    /// No credential was shown, and one could allow this.
+    #[error("authentication is required")]
+    Anonymous,
+    /// The bearer may do this, and the token was not given for it: get another one.
+    #[error("token was not given for this")]
+    Scope,
+    /// Who asks is known and may not do this.
     #[error("not allowed")]
     Denied,
+    /// Too many failures, or too many at once: come back later.
+    #[error("too many attempts to log in")]
+    Throttled {
+        /// Seconds.
+        retry_after_s: u32,
+    },
+    /// What the credential is verified with cannot be had now.
+    #[error("credential cannot be verified now")]
+    Unavailable,
 }
 
 /// The gate.
 #[derive(Debug)]
 pub struct Auth {
+    on: bool,
+    basic: bool,
+    service: String,
+    realm: Option<String>,
+    policy: Policy,
     sessions: session::Sessions,
     permits: permit::Permits,
+    tokens: Tokens,
+    users: Option<Arc<Users>>,
+    verified: Verified,
+}
+
+impl Action {
+    /// All of them.
+    pub const EACH: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
+
+    /// As scopes and rules spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Delete => "delete",
+        }
+    }
 }
 
 impl Auth {
-    /// A gate whose secrets come from the signing key.
-    pub fn new(key: &SigningKey) -> Self {
-        Self {
+    /// A gate as configured; secrets that no file gives come from the signing key.
+    pub fn new(key: &SigningKey, config: &AuthConfig) -> Result<Self, StartError> {
+        let derived = hmac::sign(&derive(key, "token"), b"secret");
+        let tokens =
+            Tokens::new(&config.token_keys, &derived, &config.service, config.token_seconds);
+        let users = config.users_file.as_deref().map(Users::load).transpose();
+        Ok(Self {
+            on: config.is_on(),
+            basic: config.basic,
+            service: config.service.clone(),
+            realm: config.realm.clone(),
+            policy: Policy::new(config).map_err(|error| bad("auth.rule", error))?,
             sessions: session::Sessions::new(derive(key, "session")),
             permits: permit::Permits::new(derive(key, "permit")),
+            tokens: tokens.map_err(|error| bad("auth.token_keys", error))?,
+            users: users.map_err(|error| bad("auth.users_file", error))?.map(Arc::new),
+            verified: Verified::new(),
+        })
+    }
+
+    /// Whether anybody is asked who they are.
+    pub const fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Who sent these headers, as far as it can be said at once. `None`: ask [`Auth::identify`].
+    pub fn actor(
+        &self,
+        headers: &HeaderMap,
+        _peer: &Peer,
+        now_ms: u64,
+    ) -> Option<Result<Actor, AuthError>> {
+        let Some(value) = headers.get(AUTHORIZATION) else { return Some(Ok(Actor::Anonymous)) };
+        match Credential::parse(value.as_bytes()) {
+            Err(_) => Some(Err(AuthError::Unauthorized)),
+            Ok(Credential::Bearer(token)) => {
+                self.verified.get(token.as_bytes(), now_ms / 1000).map(Ok)
+            }
+            // Clients send what they have for some other registry, too.
+            Ok(_) if !self.on => Some(Ok(Actor::Anonymous)),
+            Ok(Credential::Basic(_)) if !self.basic => Some(Err(AuthError::Unauthorized)),
+            Ok(Credential::Basic(encoded)) => match Password::decode(encoded) {
+                Err(_) => Some(Err(AuthError::Unauthorized)),
+                Ok(shown) => {
+                    let known = self.users.as_ref()?.recall(&shown, now_ms)?;
+                    Some(Ok(Actor::Known(known)))
+                }
+            },
+            Ok(Credential::Other) => Some(Err(AuthError::Unauthorized)),
         }
     }
 
-    /// Who sent these headers. Credentials of other kinds (a client's `Basic` for some other
-    /// registry) say nothing here and leave it anonymous.
-    pub fn actor(&self, headers: &HeaderMap, now_s: u64) -> Result<Actor, AuthError> {
+    /// Who sent these headers; verifies what is new.
+    pub async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        now_ms: u64,
+    ) -> Result<Actor, AuthError> {
+        if let Some(known) = self.actor(headers, peer, now_ms) {
+            return known;
+        }
+        self.refresh_users(now_ms).await;
         let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Actor::Anonymous) };
-        let Some(token) = value.to_str().ok().and_then(bearer) else {
-            return Ok(Actor::Anonymous);
+        match Credential::parse(value.as_bytes()) {
+            Ok(Credential::Bearer(token)) => self.verify_bearer(token, now_ms / 1000),
+            Ok(Credential::Basic(encoded)) => {
+                let shown = Password::decode(encoded).map_err(|_| AuthError::Unauthorized)?;
+                self.login(shown, peer.address.ip(), now_ms).await
+            }
+            Ok(Credential::Other) | Err(_) => Err(AuthError::Unauthorized),
+        }
+    }
+
+    /// Who asks for a token. Passwords are taken here even where requests may not bring them.
+    pub async fn identify_for_token(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        now_ms: u64,
+    ) -> Result<Actor, AuthError> {
+        let value = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+        match value.map(Credential::parse) {
+            Some(Ok(Credential::Basic(encoded))) => {
+                let shown = Password::decode(encoded).map_err(|_| AuthError::Unauthorized)?;
+                self.refresh_users(now_ms).await;
+                self.login(shown, peer.address.ip(), now_ms).await
+            }
+            _ => self.identify(headers, peer, now_ms).await,
+        }
+    }
+
+    /// Who asks for a token by a form's name and password.
+    pub async fn identify_by_password(
+        &self,
+        name: &str,
+        password: &str,
+        peer: &Peer,
+        now_ms: u64,
+    ) -> Result<Actor, AuthError> {
+        let shown = Password::new(name, password).map_err(|_| AuthError::Unauthorized)?;
+        self.refresh_users(now_ms).await;
+        self.login(shown, peer.address.ip(), now_ms).await
+    }
+
+    async fn refresh_users(&self, now_ms: u64) {
+        if let Some(users) = &self.users
+            && users.refresh(now_ms).await
+        {
+            // A token of somebody who is gone is verified again, and then refused.
+            self.verified.forget();
+        }
+    }
+
+    async fn login(
+        &self,
+        shown: Password,
+        client: IpAddr,
+        now_ms: u64,
+    ) -> Result<Actor, AuthError> {
+        let users = self.users.as_ref().ok_or(AuthError::Unauthorized)?;
+        let principal = |name: &str| self.principal(vec![format!("user:{name}")], None);
+        users.verify(shown, client, now_ms, principal).await.map(Actor::Known)
+    }
+
+    /// A session, or a token of ours.
+    fn verify_bearer(&self, token: &str, now_s: u64) -> Result<Actor, AuthError> {
+        let (actor, expires_at_s) = if let Some(session) = self.sessions.verify(token, now_s) {
+            let expires_at_s = session.expires_at_s;
+            (Actor::Node(Arc::new(session)), expires_at_s)
+        } else {
+            if !self.on {
+                return Err(AuthError::Unauthorized);
+            }
+            let said = self.tokens.verify(token, now_s).ok_or(AuthError::Unauthorized)?;
+            let name = said.subjects.first().and_then(|subject| subject.strip_prefix("user:"));
+            if name.is_some_and(|name| !self.users.as_ref().is_some_and(|users| users.knows(name)))
+            {
+                return Err(AuthError::Unauthorized);
+            }
+            let principal = self.principal(said.subjects, Some(said.scope));
+            (Actor::Known(principal), said.expires_at_s)
         };
-        let session = self.sessions.verify(token, now_s).ok_or(AuthError::Unauthorized)?;
-        Ok(Actor::Node(Arc::new(session)))
+        self.verified.insert(token.as_bytes(), actor.clone(), expires_at_s, now_s);
+        Ok(actor)
+    }
+
+    fn principal(&self, subjects: Vec<String>, scope: Option<Scope>) -> Arc<Principal> {
+        let grants = self.policy.grants(&subjects);
+        Principal::new(subjects, grants, scope)
+    }
+
+    /// The session of a node, as gRPC calls show it.
+    pub fn node(&self, headers: &HeaderMap, now_s: u64) -> Result<Arc<NodeSession>, AuthError> {
+        let value = headers.get(AUTHORIZATION).ok_or(AuthError::Anonymous)?;
+        let Ok(Credential::Bearer(token)) = Credential::parse(value.as_bytes()) else {
+            return Err(AuthError::Unauthorized);
+        };
+        let known = self.verified.get(token.as_bytes(), now_s);
+        match known.map_or_else(|| self.verify_bearer(token, now_s), Ok)? {
+            Actor::Node(session) => Ok(session),
+            Actor::Anonymous | Actor::Known(_) => Err(AuthError::Unauthorized),
+        }
     }
 
     /// Whether `actor` may do that.
@@ -85,12 +286,86 @@ impl Auth {
         &self,
         actor: &Actor,
         action: Action,
-        _repository: &RepositoryName,
+        repository: &RepositoryName,
     ) -> Result<(), AuthError> {
-        match (actor, action) {
-            (Actor::Anonymous, _) | (Actor::Node(_), Action::Pull) => Ok(()),
-            (Actor::Node(_), Action::Push | Action::Delete) => Err(AuthError::Denied),
+        match actor {
+            Actor::Anonymous if self.policy.anonymous().allow(action, repository) => Ok(()),
+            Actor::Anonymous => Err(AuthError::Anonymous),
+            Actor::Node(node) => {
+                let may = action == Action::Pull && self.policy.node_may_pull(node, repository);
+                if may { Ok(()) } else { Err(AuthError::Denied) }
+            }
+            Actor::Known(known) => {
+                if !known.grants.allow(action, repository) {
+                    let anonymous = actor.is_anonymous();
+                    return Err(if anonymous { AuthError::Anonymous } else { AuthError::Denied });
+                }
+                let covers = |scope: &Scope| scope.covers(action, repository);
+                let covered = known.scope.as_ref().is_none_or(covers);
+                if covered { Ok(()) } else { Err(AuthError::Scope) }
+            }
         }
+    }
+
+    /// Whether `actor` may look at `/v2/`: whoever shows something that holds, even a token that was
+    /// given to nobody in particular.
+    pub const fn authorize_base(&self, actor: &Actor) -> Result<(), AuthError> {
+        match actor {
+            Actor::Anonymous if self.on => Err(AuthError::Anonymous),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `actor` may list the repositories that it may pull.
+    pub fn authorize_catalog(&self, actor: &Actor) -> Result<(), AuthError> {
+        match actor {
+            Actor::Anonymous if self.policy.anonymous().is_empty() => Err(AuthError::Anonymous),
+            Actor::Known(known)
+                if known.scope.as_ref().is_some_and(|scope| !scope.covers_catalog()) =>
+            {
+                Err(AuthError::Scope)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the catalog shows `repository` to `actor`. A token's scope names no repository that
+    /// is not known yet, so only the policy is asked.
+    pub fn lists(&self, actor: &Actor, repository: &RepositoryName) -> bool {
+        match actor {
+            Actor::Known(known) => known.grants.allow(Action::Pull, repository),
+            actor => self.authorize(actor, Action::Pull, repository).is_ok(),
+        }
+    }
+
+    /// A token for `actor`, for what of `asked` it may have. Nobody in particular gets one only
+    /// where the policy gives it something.
+    pub fn issue_token(
+        &self,
+        actor: &Actor,
+        asked: Scope,
+        now_s: u64,
+    ) -> Result<Issued, AuthError> {
+        let nobody = [actor::ANONYMOUS.to_owned()];
+        let (subjects, grants) = match actor {
+            Actor::Node(_) => return Err(AuthError::Denied),
+            Actor::Known(known) => (known.subjects(), &known.grants),
+            Actor::Anonymous => (nobody.as_slice(), self.policy.anonymous()),
+        };
+        if actor.is_anonymous() && grants.is_empty() {
+            return Err(AuthError::Anonymous);
+        }
+        let within = match actor {
+            Actor::Known(known) => known.scope.as_ref(),
+            Actor::Anonymous | Actor::Node(_) => None,
+        };
+        let allowed = |repository: &RepositoryName| {
+            let granted = grants.actions(repository);
+            // A token does not widen itself.
+            let covered = |action| within.is_none_or(|scope| scope.covers(action, repository));
+            Actions::of(granted.iter().filter(|action| covered(*action)))
+        };
+        Ok(self.tokens.issue(subjects, &asked.granted(allowed), now_s))
     }
 
     /// A session's text.
@@ -107,35 +382,15 @@ impl Auth {
     pub fn check_permit(
         &self,
         permit: &str,
-        asked: &permit::Asked<'_>,
+        asked: &Asked<'_>,
         now_ms: u64,
     ) -> Result<String, PermitRefused> {
         self.permits.check(permit, asked, now_ms)
     }
 }
 
-pub use permit::Asked;
-
-impl Actor {
-    /// What an upload is bound to and what history names.
-    pub fn label(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl fmt::Display for Actor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anonymous => f.write_str("anonymous"),
-            Self::Node(session) => write!(f, "node:{}", session.peer_id),
-        }
-    }
-}
-
-/// The token of `Bearer TOKEN`, the scheme in any case.
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+fn bad(key: &'static str, error: impl std::fmt::Display) -> StartError {
+    StartError::Config { key, message: error.to_string() }
 }
 
 /// A secret for one purpose. Ed25519 signs deterministically, so every instance that has the key
@@ -152,62 +407,4 @@ fn derive(key: &SigningKey, purpose: &'static str) -> hmac::Key {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
-    }
-
-    #[test]
-    fn knows_a_node_by_its_session() {
-        let (key, _) = SigningKey::generate();
-        let auth = Auth::new(&key);
-        let session = NodeSession {
-            peer_id: "p".into(),
-            pool: "default".into(),
-            zone: "a".into(),
-            expires_at_s: 100,
-        };
-        let token = auth.issue_session(&session);
-        let actor = auth.actor(&headers(&format!("bearer {token}")), 99);
-        assert_eq!(actor, Ok(Actor::Node(Arc::new(session))));
-        assert_eq!(
-            auth.actor(&headers(&format!("Bearer {token}")), 100),
-            Err(AuthError::Unauthorized)
-        );
-        assert_eq!(auth.actor(&headers("Bearer forged"), 0), Err(AuthError::Unauthorized));
-        assert_eq!(auth.actor(&headers("Basic YTpi"), 0), Ok(Actor::Anonymous));
-    }
-
-    #[test]
-    fn any_instance_with_the_key_knows_the_session_and_no_other() {
-        let (key, pem) = SigningKey::generate();
-        let session = NodeSession {
-            peer_id: "p".into(),
-            pool: "default".into(),
-            zone: "a".into(),
-            expires_at_s: 100,
-        };
-        let token = format!("Bearer {}", Auth::new(&key).issue_session(&session));
-        let same = Auth::new(&SigningKey::from_pem(&pem).unwrap());
-        let other = Auth::new(&SigningKey::generate().0);
-        assert!(same.actor(&headers(&token), 0).is_ok());
-        assert_eq!(other.actor(&headers(&token), 0), Err(AuthError::Unauthorized));
-    }
-
-    #[test]
-    fn a_node_may_pull_and_not_push() {
-        let auth = Auth::new(&SigningKey::generate().0);
-        let node = Actor::Node(Arc::new(NodeSession {
-            peer_id: "p".into(),
-            pool: "default".into(),
-            zone: "a".into(),
-            expires_at_s: 100,
-        }));
-        let repository = "a".parse().unwrap();
-        assert_eq!(auth.authorize(&node, Action::Pull, &repository), Ok(()));
-        assert_eq!(auth.authorize(&node, Action::Push, &repository), Err(AuthError::Denied));
-        assert_eq!(auth.authorize(&Actor::Anonymous, Action::Push, &repository), Ok(()));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! The configuration: its keys, their defaults, and the types that they are parsed into.
 
+pub mod auth;
 mod cache;
 
 use std::net::SocketAddr;
@@ -30,7 +31,7 @@ pub fn settings() -> &'static [Setting] {
 }
 
 /// Each section's file owns its own.
-const SECTIONS: &[&[Setting]] = &[BASE, cache::SETTINGS];
+const SECTIONS: &[&[Setting]] = &[BASE, auth::SETTINGS, cache::SETTINGS];
 
 const BASE: &[Setting] = &[
     Setting {
@@ -91,6 +92,8 @@ pub struct Config {
     pub cache: Cache,
     /// Keys.
     pub identity: Identity,
+    /// Who may do what.
+    pub auth: auth::Auth,
     /// Who may join.
     pub join: Join,
     /// Members and permits.

@@ -2,11 +2,14 @@
 //!
 //! The secret never reaches a log. A file that others may read is refused.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use longshore_proto::sign::{InvalidKey, SigningKey};
+
+/// A PKCS#8 Ed25519 key has 119 bytes in PEM; some put text in front.
+const PEM_BYTES_MAX: usize = 64 * 1024;
 
 /// Why there is no key: wrong configuration, exit 64.
 #[derive(Debug, thiserror::Error)]
@@ -58,14 +61,22 @@ pub fn load(path: &Path, may_make: bool) -> Result<SigningKey, KeyFileError> {
 }
 
 fn read(path: &Path) -> Result<SigningKey, KeyFileError> {
+    let pem = read_secret(path, PEM_BYTES_MAX)?;
+    SigningKey::from_pem(&String::from_utf8_lossy(&pem))
+        .map_err(|source| KeyFileError::Invalid { path: path.to_owned(), source })
+}
+
+/// A file that nobody but its owner may read; at most one byte more than `bytes_max`.
+pub(crate) fn read_secret(path: &Path, bytes_max: usize) -> Result<Vec<u8>, KeyFileError> {
     let io = |source| KeyFileError::Io { path: path.to_owned(), source };
-    let pem = std::fs::read_to_string(path).map_err(io)?;
-    let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(KeyFileError::Open { path: path.to_owned(), mode });
     }
-    SigningKey::from_pem(&pem)
-        .map_err(|source| KeyFileError::Invalid { path: path.to_owned(), source })
+    let mut content = Vec::new();
+    file.take(bytes_max as u64 + 1).read_to_end(&mut content).map_err(io)?;
+    Ok(content)
 }
 
 /// Written whole under another name first: a crash leaves no half key.

@@ -107,7 +107,7 @@ impl Instance {
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {
             storage: CachedStorage::new(storage, key.clone(), &config.cache),
-            auth: Auth::new(&key),
+            auth: Auth::new(&key, &config.auth)?,
             tokens,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             key,

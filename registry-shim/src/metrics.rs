@@ -12,7 +12,7 @@ use crate::tracker::TrackerMetrics;
 /// A request's route and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `base`, `rpc`, `unknown`
+    /// `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `base`, `token`, `rpc`, `unknown`
     pub route: &'static str,
     /// `GET`, `HEAD`, …; `OTHER` for what no route takes.
     pub method: &'static str,

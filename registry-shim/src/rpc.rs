@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 
-use crate::auth::{Actor, NodeSession};
+use crate::auth::NodeSession;
 use crate::join::MembershipService;
 use crate::plan::PlannerService;
 use crate::registry::{Registry, now_ms};
@@ -49,11 +49,8 @@ pub(crate) fn node(
     registry: &Registry,
     metadata: &MetadataMap,
 ) -> Result<Arc<NodeSession>, Status> {
-    let unauthenticated = || Status::unauthenticated("session is unknown or has expired");
-    match registry.auth.actor(metadata.as_ref(), now_ms() / 1000) {
-        Ok(Actor::Node(session)) => Ok(session),
-        Ok(Actor::Anonymous) | Err(_) => Err(unauthenticated()),
-    }
+    let session = registry.auth.node(metadata.as_ref(), now_ms() / 1000);
+    session.map_err(|_| Status::unauthenticated("session is unknown or has expired"))
 }
 
 /// Where this registry is reached, as permits name it.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use longshore_proto::{ErrorBody, ErrorCode, InvalidDigest, InvalidName};
 
 use super::Body;
-use crate::auth::{AuthError, PermitRefused};
+use crate::auth::PermitRefused;
 use crate::storage::{StorageError, UploadError};
 
 /// A request that is not answered as asked.
@@ -124,16 +124,6 @@ impl From<InvalidName> for ApiError {
             InvalidName::Digest(_) => ErrorCode::DigestInvalid,
         };
         Self::new(code, error.to_string())
-    }
-}
-
-impl From<AuthError> for ApiError {
-    fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::Unauthorized => Self::new(ErrorCode::Unauthorized, error.to_string())
-                .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-            AuthError::Denied => Self::new(ErrorCode::Denied, error.to_string()),
-        }
     }
 }
 

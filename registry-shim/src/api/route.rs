@@ -19,6 +19,8 @@ const COMPONENT_CHARS_MAX: usize = 240;
 pub(super) enum Route<'a> {
     /// `/v2/`
     Base,
+    /// `/token`
+    Token,
     /// `/v2/_catalog`
     Catalog,
     /// `/v2/<name>/tags/list`
@@ -41,6 +43,7 @@ impl<'a> Route<'a> {
         let rest = match path {
             "/v2" | "/v2/" => return Some(Ok(Self::Base)),
             "/v2/_catalog" => return Some(Ok(Self::Catalog)),
+            "/token" => return Some(Ok(Self::Token)),
             _ => path.strip_prefix("/v2/")?,
         };
         let named =
@@ -69,6 +72,7 @@ impl<'a> Route<'a> {
         match self {
             Self::Base => "base",
             Self::Catalog => "catalog",
+            Self::Token => "token",
             Self::Tags(_) => "tags",
             Self::Manifest(..) => "manifest",
             Self::Blob(..) => "blob",
@@ -123,6 +127,7 @@ mod tests {
     fn reads_every_path_of_the_api() {
         assert_eq!(route("/v2/"), Some(Ok(Route::Base)));
         assert_eq!(route("/v2/_catalog"), Some(Ok(Route::Catalog)));
+        assert_eq!(route("/token"), Some(Ok(Route::Token)));
         assert_eq!(route("/v2/a/b/tags/list"), Some(Ok(Route::Tags(name("a/b")))));
         let manifest = Route::Manifest(name("a"), "v1".into());
         assert_eq!(route("/v2/a/manifests/v1"), Some(Ok(manifest)));

@@ -1,0 +1,101 @@
+//! Challenges: how a client that was refused learns what to ask for, and where.
+//!
+//! Source: RFC 6750 section 3, Docker Registry v2 "Token Authentication Specification". One header
+//! per scheme, Bearer first: clients take the first one that they know.
+
+use http::HeaderValue;
+use longshore_proto::RepositoryName;
+
+use super::{Action, Auth, AuthError};
+
+/// What the refused request wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// To be known.
+    Base,
+    /// To list the repositories.
+    Catalog,
+    /// Something of a repository.
+    Repository(Action, &'a RepositoryName),
+}
+
+/// Where the client thinks that it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Challenge<'a> {
+    /// `https` or not.
+    pub tls: bool,
+    /// `Host` or `:authority`.
+    pub authority: Option<&'a str>,
+    /// The configured base URL of this registry.
+    pub advertise: Option<&'a str>,
+}
+
+impl Auth {
+    /// Values of `WWW-Authenticate` for a refusal; none where credentials would not help.
+    pub fn challenges(
+        &self,
+        error: AuthError,
+        wanted: Wanted<'_>,
+        at: Challenge<'_>,
+    ) -> Vec<HeaderValue> {
+        let code = match error {
+            AuthError::Anonymous => None,
+            AuthError::Unauthorized => Some("invalid_token"),
+            AuthError::Scope => Some("insufficient_scope"),
+            AuthError::Denied | AuthError::Throttled { .. } | AuthError::Unavailable => {
+                return Vec::new();
+            }
+        };
+        if !self.on {
+            return vec![HeaderValue::from_static("Bearer")];
+        }
+        let realm = self.realm.clone().unwrap_or_else(|| realm(at));
+        let mut bearer = format!("Bearer realm=\"{realm}\",service=\"{}\"", self.service);
+        if let Some(scope) = scope(wanted) {
+            bearer.push_str(&format!(",scope=\"{scope}\""));
+        }
+        if let Some(code) = code {
+            bearer.push_str(&format!(",error=\"{code}\""));
+        }
+        let basic = format!("Basic realm=\"{}\",charset=\"UTF-8\"", self.service);
+        let basic = (self.basic && self.users.is_some()).then_some(basic);
+        let values = std::iter::once(bearer).chain(basic);
+        values.filter_map(|value| HeaderValue::try_from(value).ok()).collect()
+    }
+
+    /// What `/token` answers to credentials that do not hold.
+    pub fn token_challenge(&self) -> HeaderValue {
+        let value = format!("Basic realm=\"{}\",charset=\"UTF-8\"", self.service);
+        HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("Basic"))
+    }
+}
+
+fn realm(at: Challenge<'_>) -> String {
+    if let Some(advertise) = at.advertise {
+        return format!("{advertise}/token");
+    }
+    let scheme = if at.tls { "https" } else { "http" };
+    // What a client sent stands in quotes only if it is a host and a port.
+    let is_plain = |text: &&str| {
+        let fits = |c: u8| c.is_ascii_alphanumeric() || b".-_:[]".contains(&c);
+        !text.is_empty() && text.len() <= 255 && text.bytes().all(fits)
+    };
+    let authority = at.authority.filter(is_plain).unwrap_or("localhost");
+    format!("{scheme}://{authority}/token")
+}
+
+fn scope(wanted: Wanted<'_>) -> Option<String> {
+    match wanted {
+        Wanted::Base => None,
+        Wanted::Catalog => Some("registry:catalog:*".to_owned()),
+        Wanted::Repository(action, repository) => {
+            // Who pushes looks first at what is there.
+            let actions = match action {
+                Action::Pull => "pull",
+                Action::Push => "pull,push",
+                Action::Delete => "delete",
+            };
+            Some(format!("repository:{repository}:{actions}"))
+        }
+    }
+}

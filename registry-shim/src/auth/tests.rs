@@ -1,0 +1,165 @@
+//! The gate behind its own door: who is who, and what they may do.
+
+use longshore_proto::sign::SigningKey;
+
+use super::*;
+use crate::config::auth::{Rule, RuleAction};
+
+/// 1000 s.
+const NOW_MS: u64 = 1_000_000;
+const NOW_S: u64 = 1000;
+
+fn open(key: &SigningKey) -> Auth {
+    Auth::new(key, &AuthConfig::default()).unwrap()
+}
+
+fn rule(subject: &str, repository: &str, actions: &[RuleAction]) -> Rule {
+    Rule {
+        subjects: vec![subject.to_owned()],
+        repositories: vec![repository.to_owned()],
+        actions: actions.to_vec(),
+    }
+}
+
+fn with_rules(rule: Vec<Rule>) -> Auth {
+    Auth::new(&SigningKey::generate().0, &AuthConfig { rule, ..AuthConfig::default() }).unwrap()
+}
+
+fn peer() -> Peer {
+    Peer::at("10.0.0.1:1000".parse().unwrap())
+}
+
+fn headers(value: &str) -> HeaderMap {
+    HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
+}
+
+fn node() -> NodeSession {
+    NodeSession {
+        peer_id: "p".into(),
+        pool: "default".into(),
+        zone: "a".into(),
+        expires_at_s: NOW_S + 100,
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+async fn who(auth: &Auth, credential: &str, now_ms: u64) -> Result<Actor, AuthError> {
+    auth.identify(&headers(credential), &peer(), now_ms).await
+}
+
+#[tokio::test]
+async fn knows_a_node_by_its_session() {
+    let auth = open(&SigningKey::generate().0);
+    let session = Actor::Node(Arc::new(node()));
+    let token = auth.issue_session(&node());
+    assert_eq!(who(&auth, &format!("bearer {token}"), NOW_MS).await, Ok(session.clone()));
+    // Remembered, and no longer than it lasts.
+    let shown = headers(&format!("Bearer {token}"));
+    let last = NOW_MS + 99_999;
+    assert_eq!(auth.actor(&shown, &peer(), last), Some(Ok(session)));
+    let expired = who(&auth, &format!("Bearer {token}"), last + 1).await;
+    assert_eq!(expired, Err(AuthError::Unauthorized));
+    assert_eq!(who(&auth, "Bearer forged", 0).await, Err(AuthError::Unauthorized));
+    assert_eq!(who(&auth, "Basic YTpi", 0).await, Ok(Actor::Anonymous));
+}
+
+#[tokio::test]
+async fn any_instance_with_the_key_knows_sessions_and_tokens_and_no_other() {
+    let (key, pem) = SigningKey::generate();
+    let rules = AuthConfig {
+        rule: vec![rule("anonymous", "*", &[RuleAction::Pull])],
+        ..AuthConfig::default()
+    };
+    let first = Auth::new(&key, &rules).unwrap();
+    let session = format!("Bearer {}", first.issue_session(&node()));
+    let token = first.issue_token(&Actor::Anonymous, Scope::default(), NOW_S).unwrap().token;
+    let token = format!("Bearer {token}");
+    let same = Auth::new(&SigningKey::from_pem(&pem).unwrap(), &rules).unwrap();
+    let other = Auth::new(&SigningKey::generate().0, &rules).unwrap();
+    for credential in [session, token] {
+        assert!(who(&same, &credential, NOW_MS).await.is_ok());
+        assert_eq!(who(&other, &credential, NOW_MS).await, Err(AuthError::Unauthorized));
+    }
+}
+
+#[test]
+fn a_node_may_pull_and_not_push_whatever_the_rules_say() {
+    let session = Actor::Node(Arc::new(node()));
+    let open = open(&SigningKey::generate().0);
+    let ruled = with_rules(vec![rule("node", "*", &[RuleAction::All])]);
+    for auth in [open, ruled] {
+        assert_eq!(auth.authorize(&session, Action::Pull, &name("a")), Ok(()));
+        let push = auth.authorize(&session, Action::Push, &name("a"));
+        assert_eq!(push, Err(AuthError::Denied));
+        let token = auth.issue_token(&session, Scope::default(), NOW_S);
+        assert_eq!(token, Err(AuthError::Denied));
+    }
+}
+
+#[tokio::test]
+async fn a_token_does_what_it_was_given_for_as_long_as_the_policy_allows_it() {
+    let auth = with_rules(vec![
+        rule("anonymous", "public/*", &[RuleAction::Pull]),
+        rule("group:ci", "team/*", &[RuleAction::Pull, RuleAction::Push]),
+    ]);
+    let asked = |text: &str| Scope::parse(std::iter::once(text)).unwrap();
+    let ci = auth.principal(vec!["jwt:ci:x".into(), "group:ci".into()], None);
+    let ci = Actor::Known(ci);
+    let scope = asked("repository:team/a:pull,push,delete repository:other/b:pull");
+    let issued = auth.issue_token(&ci, scope, NOW_S).unwrap();
+    let bearer = who(&auth, &format!("Bearer {}", issued.token), NOW_MS).await.unwrap();
+    assert_eq!(bearer.label(), "jwt:ci:x");
+    let may =
+        |actor: &Actor, action, repository: &str| auth.authorize(actor, action, &name(repository));
+    assert_eq!(may(&bearer, Action::Push, "team/a"), Ok(()));
+    assert_eq!(may(&bearer, Action::Delete, "team/a"), Err(AuthError::Denied));
+    assert_eq!(may(&bearer, Action::Pull, "team/b"), Err(AuthError::Scope));
+    assert_eq!(may(&bearer, Action::Pull, "other/b"), Err(AuthError::Denied));
+    // It is no key to a wider one.
+    let wider = auth.issue_token(&bearer, asked("repository:team/b:pull"), NOW_S).unwrap();
+    let wider = who(&auth, &format!("Bearer {}", wider.token), NOW_MS).await.unwrap();
+    assert_eq!(may(&wider, Action::Pull, "team/b"), Err(AuthError::Scope));
+
+    let public = asked("repository:public/a:pull,push");
+    let nobody = auth.issue_token(&Actor::Anonymous, public, NOW_S).unwrap().token;
+    let nobody = who(&auth, &format!("Bearer {nobody}"), NOW_MS).await.unwrap();
+    assert_eq!(may(&nobody, Action::Pull, "public/a"), Ok(()));
+    // With a name it might be more.
+    assert_eq!(may(&nobody, Action::Push, "public/a"), Err(AuthError::Anonymous));
+    assert_eq!(may(&Actor::Anonymous, Action::Pull, "team/a"), Err(AuthError::Anonymous));
+    assert!(nobody.is_anonymous() && !bearer.is_anonymous());
+}
+
+#[test]
+fn nobody_gets_a_token_where_nobody_may_do_anything() {
+    let auth = with_rules(vec![rule("user:a", "*", &[RuleAction::Pull])]);
+    let issued = auth.issue_token(&Actor::Anonymous, Scope::default(), NOW_S);
+    assert_eq!(issued, Err(AuthError::Anonymous));
+}
+
+#[test]
+fn a_challenge_says_what_to_ask_for_and_where() {
+    let auth = with_rules(vec![rule("user:a", "*", &[RuleAction::Pull])]);
+    let at = Challenge { tls: true, authority: Some("r.example:5000"), advertise: None };
+    let value = |error, wanted, at| {
+        let values = auth.challenges(error, wanted, at);
+        values.first().map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    let wanted = Wanted::Repository(Action::Push, &name("team/a"));
+    assert_eq!(
+        value(AuthError::Anonymous, wanted, at),
+        "Bearer realm=\"https://r.example:5000/token\",service=\"longshore-registry\",\
+         scope=\"repository:team/a:pull,push\""
+    );
+    let hostile = Challenge { authority: Some("a\",evil=\"b"), tls: false, ..at };
+    let found = value(AuthError::Unauthorized, Wanted::Catalog, hostile);
+    assert_eq!(
+        found,
+        "Bearer realm=\"http://localhost/token\",service=\"longshore-registry\",\
+         scope=\"registry:catalog:*\",error=\"invalid_token\""
+    );
+    assert_eq!(value(AuthError::Denied, Wanted::Base, at), "");
+}
