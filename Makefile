@@ -7,13 +7,20 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Flags of the demo: see `make demo DEMO_FLAGS=--help`.
 DEMO_FLAGS ?=
+# Flags of the origin's benchmark: see `make bench-origin BENCH_FLAGS=--help`.
+BENCH_FLAGS ?=
 
-.PHONY: demo test check deps build clean-lab deny advisories
+.PHONY: demo bench-origin test check deps build clean-lab deny advisories
 
 ## The main job on real input: a table, and target/figures/demo.json.
 demo: deps
 	cargo build --release --workspace --bins
 	$(TARGET)/release/longshore-demo --figures $(TARGET)/figures/demo.json $(DEMO_FLAGS)
+
+## The origin under node starts, beside docker-registry: target/figures/bench-origin.json.
+bench-origin: deps
+	cargo build --release --workspace --bins
+	$(TARGET)/release/longshore-bench-origin --figures $(TARGET)/figures/bench-origin.json $(BENCH_FLAGS)
 
 ## Every test, the end-to-end ones included.
 test: build

@@ -130,7 +130,13 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.name(), self.hex())
+        // Digests stand in every answer: no allocation, and no character by character.
+        let mut text = [0; 128];
+        let text = &mut text[..self.algorithm.digest_bytes() * 2];
+        hex::encode_to_slice(self.as_bytes(), text).map_err(|_| fmt::Error)?;
+        f.write_str(self.algorithm.name())?;
+        f.write_str(":")?;
+        f.write_str(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
     }
 }
 
