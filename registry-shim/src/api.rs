@@ -170,11 +170,12 @@ impl Call<'_> {
     fn page_items(&self) -> Result<usize, ApiError> {
         const PAGE_ITEMS_MAX: usize = 1000;
         let Some(n) = self.query.get("n") else { return Ok(PAGE_ITEMS_MAX) };
-        let n: u64 = n.parse().map_err(|_| {
-            ApiError::new(ErrorCode::Unsupported, "n is not a number")
-                .with_status(StatusCode::BAD_REQUEST)
-        })?;
-        Ok(usize::try_from(n).unwrap_or(PAGE_ITEMS_MAX).min(PAGE_ITEMS_MAX))
+        if n.is_empty() || !n.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Err(ApiError::new(ErrorCode::Unsupported, "n is not a number")
+                .with_status(StatusCode::BAD_REQUEST));
+        }
+        // A number that is too long for one asks for more than a page has.
+        Ok(n.parse().unwrap_or(PAGE_ITEMS_MAX).min(PAGE_ITEMS_MAX))
     }
 }
 

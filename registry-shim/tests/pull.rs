@@ -61,7 +61,7 @@ async fn a_blob_is_sent_whole_or_in_part() {
     }
     let outside = ranged("bytes=1000000-").await;
     assert_eq!(header(&outside, CONTENT_RANGE.as_str()), "bytes */1000000");
-    assert_eq!(refusal(outside).await, refused(416, "RANGE_INVALID"));
+    assert_eq!(refusal(outside).await, refused(416, "SIZE_INVALID"));
     let several = ranged("bytes=0-1,5-6").await;
     assert_eq!((several.status(), content_length(&several)), (StatusCode::OK, 1_000_000));
     let changed = registry.request(Method::GET, &path).header(RANGE, "bytes=0-0");
@@ -97,7 +97,7 @@ async fn what_is_not_there_has_its_own_error() {
         ("/v2/a/manifests/sha256:abc".into(), 400, "DIGEST_INVALID"),
         ("/v2/a/manifests/md5:abc".into(), 400, "DIGEST_INVALID"),
         ("/v2/a/blobs/latest".into(), 400, "DIGEST_INVALID"),
-        ("/v2/a/manifests/-x".into(), 400, "TAG_INVALID"),
+        ("/v2/a/manifests/-x".into(), 400, "MANIFEST_INVALID"),
         ("/v2/A/manifests/v1".into(), 400, "NAME_INVALID"),
         ("/v2/a/tags/list?n=x".into(), 400, "UNSUPPORTED"),
         ("/v2/a/nouns/list".into(), 404, "UNSUPPORTED"),

@@ -237,8 +237,7 @@ async fn manifests_that_are_none_are_refused() {
     let digest_invalid = refused(400, "DIGEST_INVALID");
     assert_eq!(put(&elsewhere, media_type::OCI_MANIFEST, &image).await, digest_invalid);
     assert_eq!(put("sha256:zz", media_type::OCI_MANIFEST, &image).await, digest_invalid);
-    let tag_invalid = refused(400, "TAG_INVALID");
-    assert_eq!(put(".hidden", media_type::OCI_MANIFEST, &image).await, tag_invalid);
+    assert_eq!(put(".hidden", media_type::OCI_MANIFEST, &image).await, invalid);
     let large = " ".repeat(4 * 1024 * 1024 + 1);
     let too_large = refused(413, "SIZE_INVALID");
     assert_eq!(put("v1", media_type::OCI_MANIFEST, &large).await, too_large);

@@ -77,7 +77,9 @@ fn asked_range(call: &Call<'_>, size: u64, etag: &str) -> Result<Option<ByteRang
         return Ok(None);
     };
     let resolved = range.resolve(size).map_err(|error| {
-        ApiError::new(ErrorCode::RangeInvalid, error.to_string())
+        // The table of codes has none for ranges; this one is about lengths that do not fit.
+        ApiError::new(ErrorCode::SizeInvalid, error.to_string())
+            .with_status(StatusCode::RANGE_NOT_SATISFIABLE)
             .with_header(CONTENT_RANGE, header_value(format!("bytes */{size}")))
     })?;
     Ok(Some(resolved))

@@ -101,7 +101,8 @@ impl From<&StorageError> for ApiError {
 impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         match error {
-            UploadError::Raced => Self::new(ErrorCode::RangeInvalid, error.to_string()),
+            UploadError::Raced => Self::new(ErrorCode::BlobUploadInvalid, error.to_string())
+                .with_status(StatusCode::RANGE_NOT_SATISFIABLE),
             UploadError::WrongDigest { .. } => {
                 Self::new(ErrorCode::DigestInvalid, error.to_string())
             }
@@ -120,7 +121,8 @@ impl From<InvalidName> for ApiError {
     fn from(error: InvalidName) -> Self {
         let code = match error {
             InvalidName::Repository | InvalidName::NoHost => ErrorCode::NameInvalid,
-            InvalidName::Tag => ErrorCode::TagInvalid,
+            // The specification's table of codes has none for tags.
+            InvalidName::Tag => ErrorCode::ManifestInvalid,
             InvalidName::Digest(_) => ErrorCode::DigestInvalid,
         };
         Self::new(code, error.to_string())

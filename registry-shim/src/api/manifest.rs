@@ -12,7 +12,7 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use longshore_proto::{
     Algorithm, Descriptor, Digest, ErrorCode, InvalidManifest, MANIFEST_BYTES_MAX, Manifest,
-    Reference, RepositoryName, media_type,
+    Reference, RepositoryName, Tag, media_type,
 };
 use serde::Deserialize;
 
@@ -28,10 +28,14 @@ const READS_IN_FLIGHT_MAX: usize = 16;
 /// Source: RFC 7234 5.5.1. The store cannot say whether the tag has moved.
 const STALE: &str = "110 - \"Response is Stale\"";
 
+/// Tags that one push may give to a digest.
+const TAGS_MAX: usize = 32;
+
 /// What a referrer's listing needs beyond [`Manifest`].
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Annotated {
+    schema_version: Option<u64>,
     #[serde(default)]
     media_type: String,
     #[serde(default)]
@@ -86,10 +90,10 @@ pub(super) async fn put(
     let reference: Reference = reference.parse()?;
     let content = read_whole(body, MANIFEST_BYTES_MAX).await?.ok_or_else(too_large)?;
     let digest = named_digest(call, &reference, &content)?;
+    let tags = named_tags(call, &reference)?;
     let came_as = content_type(call);
+    let annotated = Annotated::parse(&content)?;
     let manifest = Manifest::parse(&content, came_as).map_err(invalid)?;
-    let annotated: Annotated = serde_json::from_slice(&content)
-        .map_err(|error| ApiError::new(ErrorCode::ManifestInvalid, error.to_string()))?;
     let media_type = match (came_as, annotated.media_type.as_str()) {
         ("", "") => default_media_type(&manifest).to_owned(),
         ("", said) => said.to_owned(),
@@ -109,9 +113,9 @@ pub(super) async fn put(
     storage.storage().add_repository(repository).await?;
     // What it names was claimed before, and the collector looks at manifests for longer than that.
     storage.storage().still_holds(begun_ms)?;
-    if let Reference::Tag(tag) = &reference {
-        let record = TagRecord::new(digest, media_type, size, now_ms(), call.actor.label());
-        storage.put_tag(repository, tag, record).await?;
+    let record = TagRecord::new(digest, media_type, size, now_ms(), call.actor.label());
+    for tag in &tags {
+        storage.put_tag(repository, tag, record.clone()).await?;
     }
     Ok(created(repository, &digest, subject.as_ref()))
 }
@@ -138,6 +142,38 @@ pub(super) async fn delete(
         }
     };
     if deleted { Ok(empty(StatusCode::ACCEPTED)) } else { Err(unknown()) }
+}
+
+impl Annotated {
+    fn parse(content: &[u8]) -> Result<Self, ApiError> {
+        let refused = |message: String| ApiError::new(ErrorCode::ManifestInvalid, message);
+        let parsed: Self =
+            serde_json::from_slice(content).map_err(|error| refused(error.to_string()))?;
+        match parsed.schema_version {
+            None | Some(2) => Ok(parsed),
+            Some(1) => Err(refused("docker's image manifest schema 1 is not taken".to_owned())),
+            Some(other) => Err(refused(format!("schemaVersion is {other} and not 2"))),
+        }
+    }
+}
+
+/// The tags that the push moves: the path's, or beside a digest the query's, which the
+/// specification's next version names.
+fn named_tags(call: &Call<'_>, reference: &Reference) -> Result<Vec<Tag>, ApiError> {
+    if let Reference::Tag(tag) = reference {
+        return Ok(vec![tag.clone()]);
+    }
+    let tags: Vec<Tag> = call
+        .query
+        .all("tag")
+        .take(TAGS_MAX + 1)
+        .map(|tag| tag.parse())
+        .collect::<Result<_, _>>()?;
+    if tags.len() > TAGS_MAX {
+        let message = format!("more than {TAGS_MAX} tags at once");
+        return Err(ApiError::new(ErrorCode::ManifestInvalid, message));
+    }
+    Ok(tags)
 }
 
 /// The digest under which the content is kept: the path's or the query's where there is one.
@@ -176,7 +212,7 @@ const fn default_media_type(manifest: &Manifest) -> &'static str {
 }
 
 /// A manifest names only what a puller can get here. A subject may be missing, and so may layers
-/// that must not be distributed.
+/// that must not be distributed. An index may name blobs as well: build caches do.
 async fn check_references(
     call: &Call<'_>,
     repository: &RepositoryName,
@@ -188,8 +224,12 @@ async fn check_references(
             let check = |entry: Descriptor| async move {
                 // Read after the claim: what is kept in memory may have been collected.
                 storage.storage().claim(repository, Item::Manifest(entry.digest)).await?;
-                match storage.storage().manifest(repository, &entry.digest).await? {
-                    Some(found) => same_size(&entry, found.content.len() as u64),
+                let found = storage.storage().manifest(repository, &entry.digest).await?;
+                if let Some(found) = found {
+                    return same_size(&entry, found.content.len() as u64);
+                }
+                match storage.member_to_name(repository, &entry.digest).await? {
+                    Some(pointer) => same_size(&entry, pointer.size),
                     None => Err(missing(&entry)),
                 }
             };

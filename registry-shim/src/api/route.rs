@@ -109,6 +109,12 @@ impl<'a> Query<'a> {
         let mut pairs = form_urlencoded::parse(self.0.as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value)
     }
+
+    /// All values under that name.
+    pub(super) fn all(self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
+        let pairs = form_urlencoded::parse(self.0.as_bytes());
+        pairs.filter(move |(key, _)| key == name).map(|(_, value)| value)
+    }
 }
 
 #[cfg(test)]
@@ -166,5 +172,6 @@ mod tests {
         assert_eq!(query.get("mount").as_deref(), Some("sha256:ab"));
         assert_eq!(query.get("from").as_deref(), Some("a/b"));
         assert_eq!(query.get("digest"), None);
+        assert_eq!(Query("tag=a&n=1&tag=b").all("tag").collect::<Vec<_>>(), ["a", "b"]);
     }
 }

@@ -184,7 +184,8 @@ fn check_order(headers: &HeaderMap, session: &Session, offset: u64) -> Result<()
     match content_range(headers)? {
         Some((first, _)) if first != offset => {
             let message = format!("chunk begins at {first} and not at {offset}");
-            Err(ApiError::new(ErrorCode::RangeInvalid, message)
+            Err(ApiError::new(ErrorCode::BlobUploadInvalid, message)
+                .with_status(StatusCode::RANGE_NOT_SATISFIABLE)
                 .with_header(RANGE, header_value(received(offset)))
                 .with_header(LOCATION, header_value(location(session))))
         }
