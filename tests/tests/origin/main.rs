@@ -1,5 +1,6 @@
 //! The registry's process over every store, real object servers included, on the machine's
 //! loopback: no namespaces, no root, one file per theme.
 
+mod conformance;
 mod harness;
 mod stores;
