@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod cache;
+mod storage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,8 +13,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 pub use cache::Cache;
-
-use crate::storage::StorageUrl;
+pub use storage::Storage;
 
 /// Read when `--config` names no file; may be missing.
 pub const DEFAULT_FILE: &str = "/etc/longshore/registry.toml";
@@ -31,7 +31,7 @@ pub fn settings() -> &'static [Setting] {
 }
 
 /// Each section's file owns its own.
-const SECTIONS: &[&[Setting]] = &[BASE, auth::SETTINGS, cache::SETTINGS];
+const SECTIONS: &[&[Setting]] = &[BASE, auth::SETTINGS, cache::SETTINGS, storage::SETTINGS];
 
 const BASE: &[Setting] = &[
     Setting {
@@ -48,11 +48,6 @@ const BASE: &[Setting] = &[
         key: "admin.listen",
         kind: Kind::Text,
         help: "address of /metrics, /livez and /readyz [default: 127.0.0.1:5001]",
-    },
-    Setting {
-        key: "storage.url",
-        kind: Kind::Text,
-        help: "file:///DIRECTORY or memory: [default: file:///var/lib/longshore-registry]",
     },
     Setting {
         key: "identity.signing_key_file",
@@ -121,15 +116,6 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// `[storage]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Storage {
-    /// Which store.
-    #[serde(deserialize_with = "storage_url")]
-    pub url: StorageUrl,
-}
-
 /// `[identity]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -190,12 +176,6 @@ impl Default for Admin {
     }
 }
 
-impl Default for Storage {
-    fn default() -> Self {
-        Self { url: StorageUrl::Directory("/var/lib/longshore-registry".into()) }
-    }
-}
-
 impl Default for Identity {
     fn default() -> Self {
         Self { signing_key_file: "/var/lib/longshore-registry-keys/signing.pem".into() }
@@ -226,10 +206,6 @@ fn base_url<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>,
         && uri.path() == "/"
         && uri.query().is_none();
     if is_base { Ok(Some(text.to_owned())) } else { Err(D::Error::custom("not http://HOST:PORT")) }
-}
-
-fn storage_url<'de, D: serde::Deserializer<'de>>(from: D) -> Result<StorageUrl, D::Error> {
-    String::deserialize(from)?.parse().map_err(D::Error::custom)
 }
 
 fn optional_path<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {

@@ -29,7 +29,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use longshore_proto::sign::PublicKey;
-use object_store::ObjectStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,7 +43,7 @@ use keys::KeyFileError;
 use metrics::Metrics;
 use registry::Registry;
 use serve::{Limits, ServeMetrics};
-use storage::Storage;
+use storage::{OpenError, OpenedStore, Storage};
 use tracker::TrackerHandle;
 
 /// Why an instance does not start, by who has to act.
@@ -84,25 +83,21 @@ pub struct Instance {
 impl Instance {
     /// Opens everything that the configuration names.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let store =
-            config.storage.url.open().map_err(|error| {
-                StartError::Storage(format!("{:?}: {error}", config.storage.url))
-            })?;
-        Self::start_over(config, store).await
+        // Before the store: a missing key is told whatever else is wrong.
+        load_key(config, true)?;
+        Self::start_over(config, config.storage.open()?).await
     }
 
     /// Over a store that the caller opened; `storage.url` then only says whether a key may be made.
     pub async fn start_over(
         config: &Config,
-        store: Arc<dyn ObjectStore>,
+        opened: impl Into<OpenedStore>,
     ) -> Result<Self, StartError> {
         let key = load_key(config, true)?;
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
         let listener = listen("serve.listen", config.serve.listen)?;
         let admin = listen("admin.listen", config.admin.listen)?;
-        let opened = Storage::open(store, key.clone()).await;
-        let storage = opened.map_err(|error| StartError::Storage(causes(&error)))?;
-        tracing::info!(capabilities = ?storage.capabilities(), "storage is open");
+        let storage = open_storage(config, opened.into(), key.clone()).await?;
         let metrics = Metrics::new();
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {
@@ -164,6 +159,41 @@ impl Instance {
             ended.cancel();
         };
         tokio::join!(admin, sweep, front);
+    }
+}
+
+/// Finds out what the store does, and whether that is enough for what is configured.
+///
+/// # Errors
+/// When the store cannot be used, or a feature cannot be right on it.
+pub async fn open_storage(
+    config: &Config,
+    opened: OpenedStore,
+    key: Arc<longshore_proto::sign::SigningKey>,
+) -> Result<Storage, StartError> {
+    let OpenedStore { store, presigner, name } = opened;
+    let failed = |error| StartError::Storage(format!("{name}: {}", causes(&error)));
+    let storage = Storage::open(store, key).await.map_err(failed)?;
+    let patterns = &config.storage.immutable_tags;
+    let storage = storage.with_presigner(presigner).with_immutable_tags(patterns);
+    let conditional_create = storage.capabilities().conditional_create;
+    let redirects = storage.redirects();
+    tracing::info!(store = %name, conditional_create, redirects, "storage is open");
+    if !patterns.is_empty() && !conditional_create {
+        return Err(StartError::Config {
+            key: "storage.immutable_tags",
+            message: format!("{name} overwrites where it should refuse: no tag is immutable there"),
+        });
+    }
+    Ok(storage)
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Config { key, message } => Self::Config { key, message },
+            OpenError::Io(error) => Self::Storage(error.to_string()),
+        }
     }
 }
 

@@ -11,17 +11,21 @@ mod catalog;
 mod charge;
 mod claim;
 mod clock;
+mod cloud;
 mod error;
+mod immutable;
 mod layout;
 mod listing;
 mod manifest;
 mod membership;
 mod open;
 mod pointer;
+mod presign;
 mod project;
 mod referrer;
 mod segment;
 mod slot;
+mod split;
 mod standing;
 mod states;
 mod tag;
@@ -42,10 +46,12 @@ pub use charge::{Charge, Holding, Released};
 pub use claim::{CLOCK_SKEW_MS, GRACE_MIN_MS, Item};
 pub use clock::{Clock, SystemClock};
 pub use error::StorageError;
+pub use immutable::{InvalidTagPattern, TagPattern};
 pub use listing::Page;
 pub use manifest::StoredManifest;
-pub use open::{InvalidStorageUrl, StorageUrl};
+pub use open::{Bucket, InvalidStorageUrl, OpenError, OpenedStore, StorageUrl};
 pub use pointer::Pointer;
+pub use presign::{Presigned, Presigner};
 pub use project::{InvalidProject, Project};
 pub use referrer::Referrer;
 pub use segment::{Segment, SegmentWriter};
@@ -68,6 +74,10 @@ pub struct Storage {
     capabilities: Capabilities,
     /// Where there is more than one store.
     standing: Option<Arc<dyn Standing>>,
+    /// Where clients may be sent to the store for bytes.
+    presigner: Option<Presigner>,
+    /// Tags that never move.
+    immutable_tags: Arc<[TagPattern]>,
     /// Blobs that are read for nothing but their hash states.
     hashing: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
@@ -77,8 +87,16 @@ impl Storage {
     /// Over a store that does all that is asked of it; `key` signs hash states.
     pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
         let hashing = Arc::new(Semaphore::new(HASHING_MAX));
-        let (capabilities, clock) = (Capabilities::FULL, Arc::new(SystemClock));
-        Self { store, key, capabilities, standing: None, hashing, clock }
+        Self {
+            store,
+            key,
+            capabilities: Capabilities::FULL,
+            standing: None,
+            presigner: None,
+            immutable_tags: Arc::default(),
+            hashing,
+            clock: Arc::new(SystemClock),
+        }
     }
 
     /// With another clock than the machine's.
@@ -107,6 +125,16 @@ impl Storage {
         let storage = Self::new(store, key);
         let capabilities = storage.find_capabilities().await?;
         Ok(Self { capabilities, ..storage })
+    }
+
+    /// Sends clients to the store for bytes where that can be.
+    pub fn with_presigner(self, presigner: Option<Presigner>) -> Self {
+        Self { presigner, ..self }
+    }
+
+    /// Promises that tags of these patterns never move.
+    pub fn with_immutable_tags(self, patterns: &[TagPattern]) -> Self {
+        Self { immutable_tags: patterns.into(), ..self }
     }
 
     /// What the store was found to do. While failed over it can do less.

@@ -1,8 +1,11 @@
 //! Blobs: whole or a range of one, by whoever may pull or by a permit.
+//!
+//! Who may pull is sent to the store where it can sign; a permit is answered here, as its bytes are
+//! counted against it, and so are `HEAD` and whatever compares versions.
 
 use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH,
-    IF_RANGE, RANGE,
+    IF_RANGE, LOCATION, RANGE,
 };
 use http::{Response, StatusCode};
 use longshore_proto::{ByteRange, Digest, ErrorCode, RepositoryName, RequestedRange};
@@ -10,6 +13,7 @@ use longshore_proto::{ByteRange, Digest, ErrorCode, RepositoryName, RequestedRan
 use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, empty, header_value};
 use crate::auth::{Action, Asked};
 use crate::registry::now_ms;
+use crate::storage::Pointer;
 
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &str) -> Answer {
     call.authorize(Action::Pull, repository)?;
@@ -48,6 +52,11 @@ async fn send(
         return Ok(response);
     }
     let range = asked_range(call, pointer.size, &etag)?;
+    if kind == "blob"
+        && let Some(response) = redirect(call, repository, digest, &pointer).await
+    {
+        return Ok(response);
+    }
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     let length = range.map_or(pointer.size, |range| range.length());
@@ -65,6 +74,24 @@ async fn send(
         *response.body_mut() = Body::Blob(bytes, call.registry.metrics.sent(kind));
     }
     Ok(response)
+}
+
+/// To the store, which answers any `Range` itself. An `If-Range` names our version and not its.
+async fn redirect(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    pointer: &Pointer,
+) -> Option<Response<Body>> {
+    if call.is_head() || pointer.size == 0 || call.header(&IF_RANGE).is_some() {
+        return None;
+    }
+    let presigned = call.storage(repository).storage().presign(pointer).await?;
+    let location = HeaderValue::try_from(presigned.url).ok()?;
+    let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
+    response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(CONTENT_DIGEST, header_value(digest.to_string()));
+    Some(response)
 }
 
 /// `None`: the whole blob. `Range` means nothing on HEAD, nor beside another version's `If-Range`.

@@ -75,8 +75,13 @@ impl From<Arc<StorageError>> for ApiError {
 impl From<&StorageError> for ApiError {
     /// The client is not told keys and paths; the log is.
     fn from(error: &StorageError) -> Self {
-        tracing::error!(%error, "storage");
         let (status, message) = match error {
+            // The caller's own doing: no fault of ours to log.
+            StorageError::TagImmutable { .. } => {
+                let denied = Self::new(ErrorCode::Denied, error.to_string());
+                return denied.with_status(StatusCode::CONFLICT);
+            }
+            StorageError::NotNow(message) => (StatusCode::SERVICE_UNAVAILABLE, *message),
             StorageError::Full => (StatusCode::INSUFFICIENT_STORAGE, "storage is full"),
             StorageError::Unavailable(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "storage is unavailable")
@@ -88,6 +93,7 @@ impl From<&StorageError> for ApiError {
                 (StatusCode::INTERNAL_SERVER_ERROR, "stored data is damaged")
             }
         };
+        tracing::error!(%error, "storage");
         let answer = Self::new(ErrorCode::Unavailable, message).with_status(status);
         match error {
             StorageError::Contended => {

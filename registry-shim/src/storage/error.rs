@@ -2,6 +2,8 @@
 
 use std::error::Error as _;
 
+use longshore_proto::Digest;
+
 /// A store that did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -15,6 +17,15 @@ pub enum StorageError {
     /// the same call succeeds in a moment.
     #[error("collection is at work on this")]
     Contended,
+    /// The tag may not be moved or deleted: the caller asked for what is not allowed.
+    #[error("tag is immutable and names {digest}")]
+    TagImmutable {
+        /// What it names for good.
+        digest: Digest,
+    },
+    /// The store cannot keep the promise at this moment; the same call may succeed later.
+    #[error("{0}")]
+    NotNow(&'static str),
     /// A record is there and means nothing: an operator has to look.
     #[error("object {key} is corrupt: {reason}")]
     Corrupt {

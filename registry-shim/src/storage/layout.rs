@@ -19,6 +19,11 @@ pub(super) fn data(id: Uuid, date: &str) -> Path {
     Path::from(format!("data/{}/{date}/{id}", &id[..2]))
 }
 
+/// Whether the key is a segment's; all other objects are small.
+pub(super) fn is_data(key: &Path) -> bool {
+    key.as_ref().starts_with("data/")
+}
+
 /// Written to find out what the store does, and deleted at once.
 pub(super) fn capabilities(id: Uuid) -> Path {
     Path::from(format!("capabilities/{}", id.simple()))

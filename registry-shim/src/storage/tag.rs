@@ -1,6 +1,7 @@
 //! Tags: one object each, so that one read resolves one; and their history.
 
 use longshore_proto::{Digest, RepositoryName, Tag};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -39,26 +40,51 @@ impl Storage {
         self.read_record(&layout::tag(repository, tag)).await
     }
 
-    /// Moves the tag. The last write of a push: the manifest is there.
+    /// Moves the tag, or creates an immutable one. The last write of a push: the manifest is there.
+    ///
+    /// # Errors
+    /// [`StorageError::TagImmutable`] when it names another manifest for good.
     pub async fn put_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
         record: &TagRecord,
     ) -> Result<(), StorageError> {
-        let content = encode(record);
+        if self.is_immutable(repository, tag) {
+            return self.create_tag(repository, tag, record).await;
+        }
+        self.log_tag(repository, tag, record).await?;
+        self.overwrite(&layout::tag(repository, tag), encode(record)).await
+    }
+
+    /// Writes the entry of the tag's history that says what comes next; its key.
+    pub(super) async fn log_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> Result<Path, StorageError> {
         let log = layout::tag_log(repository, tag, record.time_ms, Uuid::new_v4());
-        self.overwrite(&log, content.clone()).await?;
-        self.overwrite(&layout::tag(repository, tag), content).await
+        self.overwrite(&log, encode(record)).await?;
+        Ok(log)
     }
 
     /// Deletes the tag and not what it names; whether it was there.
+    ///
+    /// # Errors
+    /// [`StorageError::TagImmutable`] when it may not go.
     pub async fn delete_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<bool, StorageError> {
         let key = layout::tag(repository, tag);
+        if self.is_immutable(repository, tag) {
+            return match self.tag(repository, tag).await? {
+                Some(there) => Err(StorageError::TagImmutable { digest: there.digest }),
+                None => Ok(false),
+            };
+        }
         let was_there = self.exists(&key).await?;
         self.delete(&key).await?;
         Ok(was_there)
@@ -71,7 +97,7 @@ impl Storage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<String>, StorageError> {
-        let name = |key: &object_store::path::Path| key.filename().map(str::to_owned);
+        let name = |key: &Path| key.filename().map(str::to_owned);
         self.page(&layout::tags(repository), after, limit, name).await
     }
 }

@@ -57,10 +57,13 @@ impl Origin {
         settings: &Settings,
         file: &str,
     ) -> Result<Self> {
+        // An earlier instance of this name wrote into the same log.
+        let log = loopback.directory().join(format!("{name}.log"));
+        let before = fs::metadata(log).map_or(0, |log| log.len());
         let process = Self::spawn(loopback, store, name, settings, file)?;
         let (address, admin, key) = until("the registry's ports", READY_DEADLINE, async || {
             process.check_alive()?;
-            Ok(match serving(&process) {
+            Ok(match serving(&process, before) {
                 Some(found) => Seen::Yes(found),
                 None => Seen::NotYet(process.tail()),
             })
@@ -175,11 +178,13 @@ fn make_key(path: PathBuf) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Both ports and the key, from the last line that names them; a restart's log goes on in the
-/// same file.
-fn serving(process: &Process) -> Option<(SocketAddr, SocketAddr, String)> {
+/// Both ports and the key, from the line that names them behind the log's first `before` bytes.
+fn serving(process: &Process, before: u64) -> Option<(SocketAddr, SocketAddr, String)> {
     let log = fs::read_to_string(process.log()).ok()?;
-    let line = log.lines().rfind(|line| line.contains(SERVING) && line.contains("admin="))?;
+    let line = log
+        .get(usize::try_from(before).ok()?..)?
+        .lines()
+        .rfind(|line| line.contains(SERVING) && line.contains("admin="))?;
     let field = |name: &str| {
         line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     };

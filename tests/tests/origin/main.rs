@@ -1,6 +1,9 @@
 //! The registry's process over every store, real object servers included, on the machine's
 //! loopback: no namespaces, no root, one file per theme.
 
+mod client;
 mod conformance;
 mod harness;
+mod immutable;
+mod redirect;
 mod stores;

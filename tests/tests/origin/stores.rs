@@ -26,6 +26,21 @@ async fn serves_over_memory() {
     serves_over(Backend::Memory).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_over_garage() {
+    serves_over(Backend::Garage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_over_moto() {
+    serves_over(Backend::Moto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_over_azurite() {
+    serves_over(Backend::Azurite).await;
+}
+
 /// Two servers beside each other use ports and directories of their own.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_run_beside_each_other_and_end_with_their_site() -> Result<()> {

@@ -25,7 +25,8 @@ macro_rules! holds {
                     let key = std::sync::Arc::new(super::SigningKey::generate().0);
                     let directory = tempfile::tempdir().unwrap();
                     let url = super::StorageUrl::Directory(directory.path().join("store"));
-                    super::$name(super::storage(url.open().unwrap(), &key)).await;
+                    let config = crate::config::Storage { url, ..Default::default() };
+                    super::$name(super::storage(config.open().unwrap().store, &key)).await;
                 }
             )*
         }

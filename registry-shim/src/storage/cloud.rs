@@ -1,0 +1,241 @@
+//! Cloud stores: credentials, endpoints, and two clients for each.
+//!
+//! A client's timeout covers the whole request, body included, so one client cannot serve both:
+//! small records must fail fast enough for the caller's client (containerd gives up after 30 s
+//! without headers), and a layer may take an hour as long as it moves. Secrets come from a file or
+//! from the environment and reach nothing but the builder.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
+use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+
+use super::open::{Bucket, OpenError};
+use super::split::Split;
+use crate::config;
+
+/// To a listening socket, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// One try of a record. With [`RETRY_TIMEOUT`] everything ends 23 s after it began.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(8);
+/// Between two reads of a blob's bytes, and for a part's whole upload.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// No try begins later than this after the first.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+const RETRIES_MAX: usize = 3;
+/// More than any credentials file has.
+const CREDENTIALS_BYTES_MAX: u64 = 64 * 1024;
+
+/// A store and what signs for it.
+type Opened = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
+
+pub(super) fn s3(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(&bucket.name)
+        .with_virtual_hosted_style_request(!config.path_style)
+        .with_retry(retries());
+    for (key, value) in credentials(config)? {
+        let key: AmazonS3ConfigKey = key.to_ascii_lowercase().parse().map_err(|_| unknown(&key))?;
+        builder = builder.with_config(key, value);
+    }
+    if let Some(region) = &config.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let build = |builder: &AmazonS3Builder, options| -> Result<AmazonS3, OpenError> {
+        builder.clone().with_client_options(options).build().map_err(refused)
+    };
+    let bytes = build(&builder, bytes_client(config))?;
+    let signer = match &config.redirect_endpoint {
+        Some(endpoint) => build(&builder.clone().with_endpoint(endpoint), bytes_client(config))?,
+        None => bytes.clone(),
+    };
+    Ok((split(build(&builder, records_client(config))?, bytes, bucket), Arc::new(signer)))
+}
+
+pub(super) fn google(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
+    let mut builder =
+        GoogleCloudStorageBuilder::from_env().with_bucket_name(&bucket.name).with_retry(retries());
+    if let Some(file) = &config.credentials_file {
+        builder = builder.with_service_account_key(read_secret(file)?);
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    let build = |builder: &GoogleCloudStorageBuilder, options| {
+        builder.clone().with_client_options(options).build().map_err(refused)
+    };
+    let bytes: GoogleCloudStorage = build(&builder, bytes_client(config))?;
+    let signer = match &config.redirect_endpoint {
+        Some(endpoint) => build(&builder.clone().with_base_url(endpoint), bytes_client(config))?,
+        None => bytes.clone(),
+    };
+    Ok((split(build(&builder, records_client(config))?, bytes, bucket), Arc::new(signer)))
+}
+
+pub(super) fn azure(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
+    let mut builder =
+        MicrosoftAzureBuilder::from_env().with_container_name(&bucket.name).with_retry(retries());
+    for (key, value) in credentials(config)? {
+        let key: AzureConfigKey = key.to_ascii_lowercase().parse().map_err(|_| unknown(&key))?;
+        builder = builder.with_config(key, value);
+    }
+    if let Some(account) = &config.account {
+        builder = builder.with_account(account);
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
+    }
+    let build = |builder: &MicrosoftAzureBuilder, options| {
+        builder.clone().with_client_options(options).build().map_err(refused)
+    };
+    let bytes: MicrosoftAzure = build(&builder, bytes_client(config))?;
+    let signer = match &config.redirect_endpoint {
+        Some(endpoint) => {
+            build(&builder.clone().with_endpoint(endpoint.clone()), bytes_client(config))?
+        }
+        None => bytes.clone(),
+    };
+    Ok((split(build(&builder, records_client(config))?, bytes, bucket), Arc::new(signer)))
+}
+
+fn split<S: ObjectStore>(records: S, bytes: S, bucket: &Bucket) -> Arc<dyn ObjectStore> {
+    let prefix = || bucket.prefix.clone();
+    let (records, bytes) = (PrefixStore::new(records, prefix()), PrefixStore::new(bytes, prefix()));
+    Arc::new(Split::new(records, bytes))
+}
+
+fn records_client(config: &config::Storage) -> ClientOptions {
+    client(config).with_timeout(RECORD_TIMEOUT)
+}
+
+fn bytes_client(config: &config::Storage) -> ClientOptions {
+    client(config).with_timeout_disabled().with_read_timeout(STALL_TIMEOUT)
+}
+
+fn client(config: &config::Storage) -> ClientOptions {
+    ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(config.allow_http)
+}
+
+fn retries() -> RetryConfig {
+    let backoff = BackoffConfig {
+        init_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(2),
+        base: 3.0,
+    };
+    RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT }
+}
+
+/// Lines `key = value` of the credentials file, those of its `[default]` section where it has
+/// sections: an AWS credentials file is one.
+fn credentials(config: &config::Storage) -> Result<Vec<(String, String)>, OpenError> {
+    let Some(file) = &config.credentials_file else { return Ok(Vec::new()) };
+    let (mut found, mut counts) = (Vec::new(), true);
+    for line in read_secret(file)?.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if line.starts_with('[') {
+            counts = line == "[default]";
+        } else if let Some((key, value)) = line.split_once('=') {
+            if counts {
+                found.push((key.trim().to_owned(), value.trim().to_owned()));
+            }
+        } else {
+            return Err(bad_file(format!("{} has a line without =", file.display())));
+        }
+    }
+    Ok(found)
+}
+
+fn read_secret(file: &FilePath) -> Result<String, OpenError> {
+    let io = |error: std::io::Error| bad_file(format!("cannot use {}: {error}", file.display()));
+    let metadata = std::fs::metadata(file).map_err(io)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(bad_file(format!("{} has mode {mode:03o} and not 600", file.display())));
+    }
+    if metadata.len() > CREDENTIALS_BYTES_MAX {
+        return Err(bad_file(format!("{} is too large", file.display())));
+    }
+    std::fs::read_to_string(file).map_err(io)
+}
+
+const fn bad_file(message: String) -> OpenError {
+    OpenError::Config { key: "storage.credentials_file", message }
+}
+
+/// The key's name is no secret; what is no key at all is not repeated.
+fn unknown(key: &str) -> OpenError {
+    let is_name = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let name = if is_name { key } else { "a key" };
+    bad_file(format!("{name} is none of this store's settings"))
+}
+
+/// The builders' errors name what is missing, not its value; one line is enough.
+fn refused(error: object_store::Error) -> OpenError {
+    let text = error.to_string();
+    let message = text.lines().next().unwrap_or_default().to_owned();
+    OpenError::Config { key: "storage.url", message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "c2VjcmV0LXRoYXQtbXVzdC1ub3Qtc2hvdw==";
+
+    fn config(url: &str, credentials: &str, mode: u32) -> (tempfile::TempDir, config::Storage) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("credentials");
+        std::fs::write(&file, credentials).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let url = url.parse().unwrap();
+        let config = config::Storage { url, credentials_file: Some(file), ..Default::default() };
+        (directory, config)
+    }
+
+    #[test]
+    fn credentials_come_from_a_file_and_never_show() {
+        let s3 = format!(
+            "[other]\nnonsense = 1\n[default]\n# mine\naws_access_key_id = AKIA\n\
+             aws_secret_access_key={SECRET}\n"
+        );
+        let azure = format!("account_name = some\naccount_key = {SECRET}\n");
+        for (url, text) in [("s3://bucket", s3), ("az://bucket", azure)] {
+            let (_directory, config) = config(url, &text, 0o600);
+            let opened = config.open().unwrap();
+            assert!(opened.presigner.is_some());
+            for shown in [format!("{opened:?}"), opened.store.to_string(), format!("{config:?}")] {
+                assert!(!shown.contains(SECRET), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_can_not_work_is_refused_without_its_secret() {
+        let cases = [
+            (format!("aws_secret_access_key={SECRET}"), 0o644, "mode 644"),
+            (SECRET.trim_end_matches('=').to_owned(), 0o600, "without ="),
+            (format!("no_such_key = {SECRET}"), 0o600, "no_such_key is none"),
+            (SECRET.to_owned(), 0o600, "a key is none"),
+        ];
+        for (text, mode, expected) in cases {
+            let (_directory, config) = config("s3://bucket", &text, mode);
+            let error = config.open().unwrap_err().to_string();
+            assert!(error.starts_with("storage.credentials_file: "), "{error}");
+            assert!(error.contains(expected) && !error.contains("c2Vj"), "{error}");
+            assert_eq!(error.lines().count(), 1);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Immutable tags: which tags never move once they are there, and never go.
+//!
+//! The promise stands on a Create that the store refuses where something is: a store without it
+//! must not be used with such patterns, and the start says so.
+
+use std::fmt;
+use std::str::FromStr;
+
+use longshore_proto::{RepositoryName, Tag};
+use wildmatch::WildMatch;
+
+use super::{Storage, StorageError, TagRecord, encode, layout};
+
+/// `REPOSITORY:TAG`, with `*` for any characters, `/` too, and `?` for one.
+#[derive(Clone)]
+pub struct TagPattern {
+    text: String,
+    repository: WildMatch,
+    tag: WildMatch,
+}
+
+/// Not `REPOSITORY:TAG`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not REPOSITORY:TAG, such as prod/*:*")]
+pub struct InvalidTagPattern(String);
+
+impl FromStr for TagPattern {
+    type Err = InvalidTagPattern;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTagPattern> {
+        match text.split_once(':') {
+            Some((repository, tag))
+                if !repository.is_empty() && !tag.is_empty() && !tag.contains(':') =>
+            {
+                let [repository, tag] = [repository, tag].map(WildMatch::new);
+                Ok(Self { text: text.to_owned(), repository, tag })
+            }
+            _ => Err(InvalidTagPattern(text.to_owned())),
+        }
+    }
+}
+
+impl TagPattern {
+    /// Whether the pattern names this tag.
+    pub fn matches(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        self.repository.matches(repository.as_str()) && self.tag.matches(tag.as_str())
+    }
+}
+
+impl fmt::Debug for TagPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+impl Storage {
+    /// Whether the tag may be created but neither moved nor deleted.
+    pub fn is_immutable(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        self.immutable_tags.iter().any(|pattern| pattern.matches(repository, tag))
+    }
+
+    /// Creates an immutable tag. The same manifest again is no move.
+    pub(super) async fn create_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> Result<(), StorageError> {
+        if let Some(there) = self.tag(repository, tag).await? {
+            return same(record, &there);
+        }
+        if !self.capabilities().conditional_create {
+            return Err(StorageError::NotNow("immutable tags wait for the store to be back"));
+        }
+        let log = self.log_tag(repository, tag, record).await?;
+        if self.create(&layout::tag(repository, tag), encode(record)).await? {
+            return Ok(());
+        }
+        // Perhaps the refusal was of a retry, and what is there is this very record.
+        let there = self.tag(repository, tag).await?;
+        let outcome = there.map_or(Ok(()), |there| same(record, &there));
+        if outcome.is_err() {
+            self.delete(&log).await?;
+        }
+        outcome
+    }
+}
+
+fn same(record: &TagRecord, there: &TagRecord) -> Result<(), StorageError> {
+    if there.digest == record.digest {
+        return Ok(());
+    }
+    Err(StorageError::TagImmutable { digest: there.digest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_names_tags_by_repository_and_tag() {
+        let matches = |pattern: &str, repository: &str, tag: &str| {
+            let pattern: TagPattern = pattern.parse().unwrap();
+            pattern.matches(&repository.parse().unwrap(), &tag.parse().unwrap())
+        };
+        assert!(matches("prod/*:*", "prod/app", "v1"));
+        assert!(matches("prod/*:*", "prod/a/b", "latest"));
+        assert!(!matches("prod/*:*", "production", "v1"));
+        assert!(matches("*:v?.*", "any/where", "v1.2"));
+        assert!(!matches("*:v?.*", "any/where", "latest"));
+        assert!(!matches("app:v1", "team/app", "v1"));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused() {
+        for bad in ["", "app", ":", "app:", ":v1", "a:b:c"] {
+            assert!(bad.parse::<TagPattern>().is_err(), "{bad}");
+        }
+    }
+}
