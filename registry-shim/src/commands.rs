@@ -6,6 +6,7 @@
 
 pub mod keys;
 pub mod serve;
+pub mod users;
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -50,6 +51,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         command: keys::command,
         run: |matches, config| Box::pin(keys::run(matches, config)),
+        logs: false,
+    },
+    Subcommand {
+        command: users::command,
+        run: |matches, config| Box::pin(users::run(matches, config)),
         logs: false,
     },
 ];

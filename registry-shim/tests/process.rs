@@ -142,3 +142,31 @@ async fn it_serves_shows_its_key_and_ends_with_sigterm() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
 }
+
+#[test]
+fn users_are_kept_by_the_command_line_and_no_password_is_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("users");
+    let users = |arguments: &[&str], input: &str| {
+        let mut command = program(directory.path());
+        command.arg("users").args(arguments).arg("--file").arg(&file);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that wants no password may have ended.
+        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(users(&["add", "alice"], "one\n"), (Some(0), String::new()));
+    assert_eq!(users(&["add", "bob"], "two"), (Some(0), String::new()));
+    assert_eq!(users(&["verify", "alice"], "one\n").0, Some(0));
+    assert_eq!(users(&["verify", "alice"], "two\n").0, Some(1));
+    assert_eq!(users(&["list", "--json"], "").1, "{\"users\":[\"alice\",\"bob\"]}\n");
+    assert_eq!(users(&["remove", "alice"], "").0, Some(0));
+    assert_eq!(users(&["remove", "alice"], "").0, Some(1));
+    assert!(users(&["list"], "").1.contains("bob"));
+    assert_eq!(users(&["add", "carol"], "\n").0, Some(1));
+    let (status, _, said) = run(program(directory.path()).args(["users", "list"]));
+    assert_eq!(status, Some(64));
+    assert!(said.contains("config: auth.users_file: "), "{said}");
+}
