@@ -81,7 +81,10 @@ fn settings(loopback: &Loopback) -> Result<Settings> {
     let run = Run::new(registry).args(["users", "add", USER, "--file"]).arg(&users);
     run.stdin(format!("{PASSWORD}\n")).run()?;
     fs::metadata(&users).during(|| users.display().to_string())?;
+    let tokens = loopback.directory().join("join-tokens");
+    fs::write(&tokens, plans::JOIN_TOKEN).during(|| tokens.display().to_string())?;
     let mut settings = Settings::default();
+    settings.set("join.token_file", tokens.display());
     settings.set("auth.users_file", users.display()).set("storage.redirect", true);
     Ok(settings)
 }

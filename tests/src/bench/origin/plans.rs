@@ -16,6 +16,8 @@ use tonic::transport::{Channel, Endpoint};
 use super::images::SmallImage;
 use crate::testkit::error::{LabError, Result};
 
+/// Where users are asked who they are, nodes are too.
+pub(super) const JOIN_TOKEN: &str = "the-join-token-of-the-benchmark";
 /// Nodes that start at once.
 const NODES: usize = 32;
 /// Configurations come inside the plan, layers as lists.
@@ -60,9 +62,9 @@ async fn join(url: &str) -> Result<(Channel, String)> {
     let (key, _) = SigningKey::generate();
     // libp2p's protobuf: type Ed25519, 32 bytes.
     let public_key = [&[8, 1, 18, 32], key.public().as_bytes().as_slice()].concat();
-    let anonymous = rpc::credential::Kind::Anonymous(rpc::Anonymous {});
+    let token = rpc::credential::Kind::Token(JOIN_TOKEN.to_owned());
     let request = rpc::JoinRequest {
-        credential: Some(rpc::Credential { kind: Some(anonymous) }),
+        credential: Some(rpc::Credential { kind: Some(token) }),
         public_key: public_key.into(),
         addresses: vec!["/ip4/127.0.0.1/tcp/7770".to_owned()],
         swarm_version: SWARM_VERSION,
