@@ -151,9 +151,7 @@ impl Auth {
         let Some(value) = headers.get(AUTHORIZATION) else { return Some(Ok(Actor::Anonymous)) };
         match Credential::parse(value.as_bytes()) {
             Err(_) => Some(Err(AuthError::Unauthorized)),
-            Ok(Credential::Bearer(token)) => {
-                self.verified.get(token.as_bytes(), now_ms / 1000).map(Ok)
-            }
+            Ok(Credential::Bearer(token)) => self.verified.get(token, now_ms / 1000).map(Ok),
             // Clients send what they have for some other registry, too.
             Ok(_) if !self.on => Some(Ok(Actor::Anonymous)),
             Ok(Credential::Basic(_)) if !self.basic => Some(Err(AuthError::Unauthorized)),
@@ -242,7 +240,8 @@ impl Auth {
     }
 
     /// A session, or a token of ours.
-    fn verify_bearer(&self, token: &str, now_s: u64) -> Result<Actor, AuthError> {
+    fn verify_bearer(&self, shown: &[u8], now_s: u64) -> Result<Actor, AuthError> {
+        let token = std::str::from_utf8(shown).map_err(|_| AuthError::Unauthorized)?;
         let (actor, expires_at_s) = if let Some(session) = self.sessions.verify(token, now_s) {
             let expires_at_s = session.expires_at_s;
             (Actor::Node(Arc::new(session)), expires_at_s)
@@ -259,7 +258,7 @@ impl Auth {
             let principal = self.principal(said.subjects, Some(said.scope));
             (Actor::Known(principal), said.expires_at_s)
         };
-        self.verified.insert(token.as_bytes(), actor.clone(), expires_at_s, now_s);
+        self.verified.insert(shown, actor.clone(), expires_at_s, now_s);
         Ok(actor)
     }
 
@@ -274,7 +273,7 @@ impl Auth {
         let Ok(Credential::Bearer(token)) = Credential::parse(value.as_bytes()) else {
             return Err(AuthError::Unauthorized);
         };
-        let known = self.verified.get(token.as_bytes(), now_s);
+        let known = self.verified.get(token, now_s);
         match known.map_or_else(|| self.verify_bearer(token, now_s), Ok)? {
             Actor::Node(session) => Ok(session),
             Actor::Anonymous | Actor::Known(_) => Err(AuthError::Unauthorized),

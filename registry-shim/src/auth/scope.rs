@@ -16,6 +16,7 @@ const SCOPES_MAX: usize = 64;
 /// What a token is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
+    /// Sorted by name: a boot set is dozens.
     repositories: Vec<(RepositoryName, Actions)>,
     catalog: bool,
 }
@@ -65,9 +66,9 @@ impl Scope {
         match (kind, name) {
             ("repository", name) => {
                 let (name, actions) = (name.parse().ok()?, actions.fold(Actions::default(), read));
-                match self.repositories.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, known)) => *known = known.or(actions),
-                    None => self.repositories.push((name, actions)),
+                match self.repositories.binary_search_by(|(known, _)| known.cmp(&name)) {
+                    Ok(at) => self.repositories[at].1 = self.repositories[at].1.or(actions),
+                    Err(at) => self.repositories.insert(at, (name, actions)),
                 }
             }
             ("registry", "catalog") => self.catalog = true,
@@ -88,10 +89,8 @@ impl Scope {
 
     /// Whether it covers that.
     pub(super) fn covers(&self, action: Action, repository: &RepositoryName) -> bool {
-        let covers = |(name, actions): &(RepositoryName, Actions)| {
-            actions.contains(action) && name == repository
-        };
-        self.repositories.iter().any(covers)
+        let found = self.repositories.binary_search_by(|(name, _)| name.cmp(repository));
+        found.is_ok_and(|at| self.repositories[at].1.contains(action))
     }
 
     /// Whether the catalog may be listed with it.
