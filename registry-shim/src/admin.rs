@@ -87,7 +87,7 @@ impl Admin {
 impl Handler for Admin {
     type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Self::Body> {
+    async fn handle(&self, request: Request<Incoming>, _peer: &Peer) -> Response<Self::Body> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let (status, content_type, text) = match request.uri().path() {
             _ if !reads => (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".to_owned()),

@@ -3,6 +3,7 @@
 pub mod auth;
 mod cache;
 mod storage;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,7 +32,8 @@ pub fn settings() -> &'static [Setting] {
 }
 
 /// Each section's file owns its own.
-const SECTIONS: &[&[Setting]] = &[BASE, auth::SETTINGS, cache::SETTINGS, storage::SETTINGS];
+const SECTIONS: &[&[Setting]] =
+    &[BASE, auth::SETTINGS, cache::SETTINGS, storage::SETTINGS, tls::SETTINGS];
 
 const BASE: &[Setting] = &[
     Setting {
@@ -93,6 +95,8 @@ pub struct Config {
     pub join: Join,
     /// Members and permits.
     pub tracker: Tracker,
+    /// The main port's encryption.
+    pub tls: tls::Tls,
     /// Logging.
     pub log: Log,
 }

@@ -36,9 +36,9 @@ impl Front {
         Self { registry, rpc }
     }
 
-    async fn call(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    async fn call(&self, mut request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let authority = authority(&request);
-        request.extensions_mut().insert(Reached { peer, authority });
+        request.extensions_mut().insert(Reached { peer: peer.clone(), authority });
         let mut rpc = self.rpc.clone();
         let response = match tokio::time::timeout(CALL_TIMEOUT, rpc.call(request)).await {
             Ok(Ok(response)) => response.map(Body::Rpc),
@@ -55,11 +55,11 @@ impl Front {
 impl Handler for Front {
     type Body = Body;
 
-    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         if is_grpc(&request) {
             self.call(request, peer).await
         } else {
-            api::handle(&self.registry, request, &peer).await
+            api::handle(&self.registry, request, peer).await
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod notify;
 mod plan;
 pub mod process;
 pub mod registry;
+pub mod reload;
 mod rpc;
 pub mod serve;
 pub mod shutdown;
@@ -42,7 +43,8 @@ use front::Front;
 use keys::KeyFileError;
 use metrics::Metrics;
 use registry::Registry;
-use serve::{Limits, ServeMetrics};
+use reload::Reload;
+use serve::{Ends, Limits, ServeMetrics, Tls, TlsError};
 use storage::{OpenError, OpenedStore, Storage};
 use tracker::TrackerHandle;
 
@@ -76,6 +78,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Instance {
     registry: Arc<Registry>,
+    tls: Option<Tls>,
     listener: TcpListener,
     admin: TcpListener,
 }
@@ -95,10 +98,11 @@ impl Instance {
     ) -> Result<Self, StartError> {
         let key = load_key(config, true)?;
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
+        let metrics = Metrics::new();
+        let tls = Tls::open(&config.tls, metrics.tls.clone()).map_err(bad_tls)?;
         let listener = listen("serve.listen", config.serve.listen)?;
         let admin = listen("admin.listen", config.admin.listen)?;
         let storage = open_storage(config, opened.into(), key.clone()).await?;
-        let metrics = Metrics::new();
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {
             storage: CachedStorage::new(storage, key.clone(), &config.cache),
@@ -110,10 +114,11 @@ impl Instance {
             advertise: config.serve.advertise.clone(),
             announce_period_ms: period_ms,
             instance_id: Uuid::new_v4().to_string(),
+            reload: Reload::new(),
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         });
-        Ok(Self { registry, listener, admin })
+        Ok(Self { registry, tls, listener, admin })
     }
 
     /// Where the OCI API and gRPC are served.
@@ -137,28 +142,44 @@ impl Instance {
         self.registry.key.public().clone()
     }
 
+    /// Makes every room read its files anew, as SIGHUP does.
+    pub fn reload(&self) -> Reload {
+        self.registry.reload.clone()
+    }
+
     /// Serves until `shutdown`, then drains; metrics and health until the end.
     pub async fn run(self, shutdown: CancellationToken) {
+        self.run_until(Ends { drain: shutdown, cut: CancellationToken::new() }).await;
+    }
+
+    /// As [`Self::run`]; `ends.cut` ends the drain early.
+    pub async fn run_until(self, ends: Ends) {
         let (registry, ended) = (self.registry, CancellationToken::new());
         let admin = serve::run(
             self.admin,
-            Admin::new(registry.clone(), shutdown.clone()),
+            None,
+            Admin::new(registry.clone(), ends.drain.clone()),
             Limits::ADMIN,
             ServeMetrics::default(),
-            ended.clone(),
+            Ends { drain: ended.clone(), ..Ends::default() },
         );
         let sweep = registry.tracker.sweep(ended.clone());
+        let files = async {
+            if let Some(tls) = &self.tls {
+                tls.watch(registry.reload.subscribe(), ended.clone()).await;
+            }
+        };
         let front = async {
             let door = Front::new(registry.clone(), rpc::routes(&registry));
             let metrics = registry.metrics.serve.clone();
-            serve::run(self.listener, door, Limits::FRONT, metrics, shutdown).await;
+            serve::run(self.listener, self.tls.clone(), door, Limits::FRONT, metrics, ends).await;
             // The connections are gone: what still answers finds nobody.
             registry.ended.cancel();
             registry.tasks.close();
             registry.tasks.wait().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, front);
+        tokio::join!(admin, sweep, files, front);
     }
 }
 
@@ -208,6 +229,10 @@ pub fn load_key(
         key: "identity.signing_key_file",
         message: error.to_string(),
     })
+}
+
+fn bad_tls(error: TlsError) -> StartError {
+    StartError::Config { key: error.key, message: error.message }
 }
 
 fn bad_tokens(error: TokenFileError) -> StartError {

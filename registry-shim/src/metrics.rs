@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::serve::ServeMetrics;
+use crate::serve::{ServeMetrics, TlsMetrics};
 use crate::tracker::TrackerMetrics;
 
 /// A request's route and its answer.
@@ -49,6 +49,8 @@ pub struct Metrics {
     pub seconds: Histogram,
     /// The main port's connections.
     pub serve: ServeMetrics,
+    /// Its encryption.
+    pub tls: TlsMetrics,
     /// Joins by nodes that were let in.
     pub joins: Counter,
     /// Joins that were refused.
@@ -72,6 +74,7 @@ impl Metrics {
             // 100 µs to 52 s
             seconds: Histogram::new(exponential_buckets(0.0001, 3.0, 13)),
             serve: ServeMetrics::default(),
+            tls: TlsMetrics::default(),
             joins: Counter::default(),
             joins_refused: Counter::default(),
             plans: Counter::default(),
@@ -89,6 +92,7 @@ impl Metrics {
         registry.register("uploads", "Ended uploads, by outcome", self.uploads.clone());
         registry.register("request_seconds", "Time to the answer's head", self.seconds.clone());
         self.serve.register(registry);
+        self.tls.register(registry.sub_registry_with_prefix("tls"));
         registry.register("joins", "Nodes let in", self.joins.clone());
         registry.register("joins_refused", "Nodes not let in", self.joins_refused.clone());
         registry.register("plans", "Plan items answered", self.plans.clone());

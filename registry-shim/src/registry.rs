@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
 use crate::metrics::Metrics;
+use crate::reload::Reload;
 use crate::tracker::TrackerHandle;
 
 /// One instance of the registry.
@@ -36,6 +37,8 @@ pub struct Registry {
     pub announce_period_ms: u32,
     /// Names this instance for as long as it runs.
     pub instance_id: String,
+    /// Tells every room that has files to read them anew.
+    pub reload: Reload,
     /// Streams that answer beyond their handler; the drain waits for them.
     pub tasks: TaskTracker,
     /// Ends them, after the drain.

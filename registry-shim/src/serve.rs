@@ -2,15 +2,19 @@
 //!
 //! Owns the listener and a task per connection, joined before it returns. A connection that sends
 //! no request, rests, or stands still in the middle of one is closed. It knows nothing of what is
-//! asked. It ends with its token: no new connection, the requests under way go on for the grace,
+//! asked. It ends with its tokens: no new connection, the requests under way go on for the grace,
 //! the rest is cut.
 
+mod activity;
 mod connection;
 mod peer;
+mod stream;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,12 +23,16 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use activity::{Activity, Order, Watch};
 pub use peer::Peer;
+use stream::Stream;
+pub use tls::{Tls, TlsError, TlsMetrics, check as check_tls};
 
 /// Connections that the kernel holds until they are accepted: a fleet boots at once.
 const BACKLOG: u32 = 4096;
@@ -111,7 +119,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn handle(
         &self,
         request: Request<Incoming>,
-        peer: Peer,
+        peer: &Peer,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -127,19 +135,35 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `shutdown`, then drains.
+/// What ends a listener.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// No new connection; the requests under way go on for the grace.
+    pub drain: CancellationToken,
+    /// No grace, or what is left of it no longer.
+    pub cut: CancellationToken,
+}
+
+/// Serves until `ends.drain`, then drains.
 pub async fn run<H: Handler>(
     listener: TcpListener,
+    tls: Option<Tls>,
     handler: H,
     limits: Limits,
     metrics: ServeMetrics,
-    shutdown: CancellationToken,
+    ends: Ends,
 ) {
-    let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+    let (connections, mut watch) = (TaskTracker::new(), Watch::new(limits, metrics.clone()));
+    let mut looks = tokio::time::interval(watch.period());
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let room = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
+            () = ends.drain.cancelled() => break,
+            now = looks.tick() => {
+                watch.look(now);
+                continue;
+            }
             accepted = accept(&listener, &room) => accepted,
         };
         let (stream, remote, place) = match accepted {
@@ -152,10 +176,12 @@ pub async fn run<H: Handler>(
         };
         metrics.accepted.inc();
         metrics.connections.inc();
-        let ends = connection::Ends { drain: shutdown.clone(), cut: cut.clone() };
-        let (handler, metrics) = (handler.clone(), metrics.clone());
+        let (tls, handler, activity) = (tls.clone(), handler.clone(), watch.begin());
+        let metrics = metrics.clone();
         connections.spawn(async move {
-            connection::serve(stream, Peer::at(remote), handler, limits, &metrics, ends).await;
+            if let Some((stream, peer)) = meet(stream, remote, tls, &activity).await {
+                connection::serve(stream, peer, handler, activity).await;
+            }
             metrics.connections.dec();
             drop(place);
         });
@@ -163,15 +189,54 @@ pub async fn run<H: Handler>(
     // Whoever connects from now on is refused and goes to another instance.
     drop(listener);
     connections.close();
-    if tokio::time::timeout(limits.drain_grace, connections.wait()).await.is_err() {
+    watch.order(Order::Drain);
+    let ended = async {
+        loop {
+            tokio::select! {
+                () = connections.wait() => return,
+                now = looks.tick() => watch.look(now),
+            }
+        }
+    };
+    let in_grace = tokio::select! {
+        ended = tokio::time::timeout(limits.drain_grace, ended) => ended.is_ok(),
+        () = ends.cut.cancelled() => connections.is_empty(),
+    };
+    if !in_grace {
         metrics.cut.inc_by(connections.len() as u64);
         tracing::warn!(connections = connections.len(), "cuts connections that did not end");
-        cut.cancel();
+        watch.order(Order::Cut);
         connections.wait().await;
     }
 }
 
-type Accepted = (tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
+/// The connection as requests will know it; `None` when the handshake fails or the end comes first.
+async fn meet(
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<Tls>,
+    activity: &Arc<Activity>,
+) -> Option<(Stream, Peer)> {
+    let mut peer = Peer::at(remote);
+    let Some(tls) = tls else {
+        return Some((Stream::clear(stream, activity.clone()), peer));
+    };
+    let mut waker = None;
+    let ended = std::future::poll_fn(|cx| match activity.order(cx, &mut waker) {
+        Order::Go => Poll::Pending,
+        Order::Drain | Order::Cut => Poll::Ready(()),
+    });
+    let stream = tokio::select! {
+        stream = tls.accept(stream) => stream?,
+        () = ended => return None,
+    };
+    let shown = stream.get_ref().1.peer_certificates();
+    peer.certificate = shown.and_then(|chain| chain.first()).cloned().map(Arc::new);
+    peer.tls = true;
+    Some((Stream::tls(stream, activity.clone()), peer))
+}
+
+type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
 
 async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<Accepted> {
     let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");

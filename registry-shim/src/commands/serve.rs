@@ -1,20 +1,22 @@
 //! `longshore-registry serve`: the registry itself, until a signal.
 
 use clap::{ArgMatches, Command};
-use tokio_util::sync::CancellationToken;
 
 use super::Failure;
+use crate::Instance;
 use crate::config::Config;
 use crate::notify::Notify;
-use crate::{Instance, shutdown};
+use crate::serve::Ends;
+use crate::shutdown::Signals;
 
 /// `serve`
 pub fn command() -> Command {
     Command::new("serve").about("Serve the registry (the default)")
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains; a second one cuts the drain short.
 pub async fn run(_matches: &ArgMatches, config: &Config) -> Result<(), Failure> {
+    let signals = Signals::install().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let instance = Instance::start(config).await?;
     tracing::info!(
         address = %instance.address(),
@@ -22,16 +24,17 @@ pub async fn run(_matches: &ArgMatches, config: &Config) -> Result<(), Failure> 
         key = %instance.public_key(),
         "serving"
     );
-    let (token, manager) = (CancellationToken::new(), Notify::from_environment());
+    let (ends, reload, manager) = (Ends::default(), instance.reload(), Notify::from_environment());
     manager.ready();
     let told = async {
-        token.cancelled().await;
+        ends.drain.cancelled().await;
         manager.stopping();
+        std::future::pending::<()>().await;
     };
-    let run = async {
-        instance.run(token.clone()).await;
-        token.cancel();
-    };
-    let (signalled, (), ()) = tokio::join!(shutdown::on_signal(token.clone()), run, told);
-    signalled.map_err(|error| Failure::new(format!("signals: {error}")))
+    tokio::select! {
+        () = instance.run_until(ends.clone()) => {}
+        () = signals.answer(&reload, &ends) => {}
+        () = told => {}
+    }
+    Ok(())
 }

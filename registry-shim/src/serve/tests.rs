@@ -19,7 +19,7 @@ struct Echo {
 impl Handler for Echo {
     type Body = Boxed;
 
-    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Boxed> {
+    async fn handle(&self, request: Request<Incoming>, _peer: &Peer) -> Response<Boxed> {
         if request.uri().path() == "/slow" {
             self.began.notify_one();
             self.go.notified().await;
@@ -42,7 +42,14 @@ fn served(limits: Limits) -> Served {
     let address = listener.local_addr().unwrap();
     let (echo, metrics, shutdown) =
         (Echo::default(), ServeMetrics::default(), CancellationToken::new());
-    let task = tokio::spawn(run(listener, echo.clone(), limits, metrics.clone(), shutdown.clone()));
+    let task = tokio::spawn(run(
+        listener,
+        None,
+        echo.clone(),
+        limits,
+        metrics.clone(),
+        Ends { drain: shutdown.clone(), ..Ends::default() },
+    ));
     Served { address, echo, metrics, shutdown, task }
 }
 
