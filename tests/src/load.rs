@@ -7,6 +7,8 @@
 mod connection;
 mod run;
 mod script;
+#[cfg(test)]
+mod tests;
 
 pub use run::{Load, Outcome, Pace, run};
 pub use script::{Kind, Script, Step};
