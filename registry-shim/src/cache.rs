@@ -6,11 +6,13 @@
 //! asked before. How one cache works is in `kept`.
 
 mod kept;
+mod redirect;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use longshore_proto::piece::{PieceList, piece_bytes_for};
 use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::{PieceListStatement, SigningKey};
@@ -21,6 +23,7 @@ use crate::config::Cache as CacheConfig;
 use crate::storage::{Pointer, Storage, StorageError, StoredManifest, TagRecord};
 use kept::Kept;
 pub use kept::{Ages, Found};
+use redirect::Redirects;
 
 type InRepository = (RepositoryName, Digest);
 
@@ -35,6 +38,7 @@ pub struct CachedStorage {
     tags: Kept<(RepositoryName, Tag), TagRecord>,
     lists: Kept<Digest, rpc::PieceList>,
     inline: Kept<Digest, Bytes>,
+    redirects: Redirects,
 }
 
 impl CachedStorage {
@@ -53,7 +57,8 @@ impl CachedStorage {
             members: Kept::new(share(1), kept, |()| 0),
             tags: Kept::new(share(1), tags, |record| record.media_type.len() + 64),
             lists: Kept::new(share(4), kept, |list| list.states.len()),
-            inline: Kept::new(share(4), kept, Bytes::len),
+            inline: Kept::new(share(3), kept, Bytes::len),
+            redirects: Redirects::new(share(1)),
         }
     }
 
@@ -181,6 +186,11 @@ impl CachedStorage {
         };
         let bytes = self.inline.get(digest, read).await?;
         Ok((*bytes.expect("reading gives bytes").value).clone())
+    }
+
+    /// Where the store itself serves the blob, signed; `None` where the registry has to.
+    pub async fn redirect(&self, digest: &Digest, pointer: &Pointer) -> Option<HeaderValue> {
+        self.redirects.get(&self.storage, digest, pointer).await
     }
 
     /// Keeps a manifest.

@@ -86,8 +86,7 @@ async fn redirect(
     if call.is_head() || pointer.size == 0 || call.header(&IF_RANGE).is_some() {
         return None;
     }
-    let presigned = call.storage(repository).storage().presign(pointer).await?;
-    let location = HeaderValue::try_from(presigned.url).ok()?;
+    let location = call.storage(repository).redirect(digest, pointer).await?;
     let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
     response.headers_mut().insert(LOCATION, location);
     response.headers_mut().insert(CONTENT_DIGEST, header_value(digest.to_string()));
