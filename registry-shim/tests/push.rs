@@ -290,3 +290,55 @@ async fn a_subject_is_acknowledged_and_lists_its_referrers() {
     let malformed = registry.get("/v2/a/referrers/sha256:zz").await;
     assert_eq!(refusal(malformed).await, refused(400, "DIGEST_INVALID"));
 }
+
+/// Sends this much of a request that announces more, and ends the connection.
+async fn break_off(registry: &TestRegistry, method: &str, path: &str, sent: &[u8]) {
+    use tokio::io::AsyncWriteExt as _;
+    let mut connection = tokio::net::TcpStream::connect(registry.address).await.unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: r\r\nContent-Length: 1000000\r\n\r\n");
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(sent).await.unwrap();
+    connection.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_came_of_a_broken_patch_is_kept() {
+    let registry = TestRegistry::start().await;
+    let blob = content(30_000, 5);
+    let upload = registry.begin_upload("a").await;
+    break_off(&registry, "PATCH", &upload, &blob[..20_000]).await;
+    let arrived = async {
+        loop {
+            let status = registry.get(&upload).await;
+            if header(&status, RANGE.as_str()) == "0-19999" {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), arrived).await.unwrap();
+    let patch = registry.request(Method::PATCH, &upload).header(CONTENT_RANGE, "20000-29999");
+    let patch = patch.body(blob[20_000..].to_vec()).send().await.unwrap();
+    assert_eq!(patch.status(), StatusCode::ACCEPTED);
+    let digest = sha256(&blob);
+    let put = registry.request(Method::PUT, &format!("{upload}?digest={digest}"));
+    assert_eq!(put.send().await.unwrap().status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_broken_put_can_be_sent_again_as_it_was() {
+    let registry = TestRegistry::start().await;
+    let blob = content(30_000, 6);
+    let (upload, digest) = (registry.begin_upload("a").await, sha256(&blob));
+    let close = format!("{upload}?digest={digest}");
+    break_off(&registry, "PUT", &close, &blob[..20_000]).await;
+    let gone = async {
+        while registry.metric("longshore_registry_received_bytes_total").await < 20_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.unwrap();
+    let put = registry.request(Method::PUT, &close).body(blob.clone()).send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::CREATED, "{}", put.text().await.unwrap());
+    assert!(registry.get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap() == blob);
+}

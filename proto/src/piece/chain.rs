@@ -156,6 +156,11 @@ impl ChainHasher {
         }
     }
 
+    /// Of the digest in which it will end.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.chain.algorithm()
+    }
+
     /// Bytes hashed so far.
     pub const fn total(&self) -> u64 {
         self.total

@@ -1,20 +1,29 @@
 //! Uploads: in one request, in two, or in chunks that must come in order.
 //!
 //! Source: distribution-spec 1.1.1, "Pushing blobs". Locations are relative, so that they hold
-//! behind any proxy. A chunk that breaks off leaves the upload where it stood.
+//! behind any proxy.
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, LOCATION, RANGE};
+use std::time::Duration;
+
+use http::header::{HeaderValue, LOCATION, RANGE, RETRY_AFTER};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use longshore_proto::{Algorithm, Digest, ErrorCode, RepositoryName};
 use uuid::Uuid;
 
-use super::body::next_bytes;
+use super::chunk;
+use super::receive::{Broken, Receiving};
 use super::route::repository as repository_name;
 use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, header_value};
 use crate::auth::Action;
 use crate::registry::now_ms;
-use crate::storage::{Appender, Progress, Session, UploadError};
+use crate::storage::{Progress, Session, UploadError};
+
+/// How long the closing request waits for bytes that are read again: clients give up when an
+/// answer takes 30 s.
+const REHASH_PATIENCE: Duration = Duration::from_secs(20);
+/// When the client may come back for what is still read then.
+const REHASH_RETRY_AFTER: &str = "10";
 
 pub(super) async fn begin(
     call: &Call<'_>,
@@ -32,17 +41,24 @@ pub(super) async fn begin(
         let progress = Progress::new(digest.algorithm());
         return commit(call, repository, None, progress, &digest, body).await;
     }
-    let algorithm = match call.query.get("digest-algorithm").as_deref() {
-        None | Some("sha256") => Algorithm::Sha256,
-        Some("sha512") => Algorithm::Sha512,
-        Some(_) => {
-            return Err(ApiError::new(ErrorCode::DigestInvalid, "digest-algorithm is unknown"));
-        }
-    };
+    let algorithm = announced_algorithm(call)?;
     let storage = call.storage(repository).storage();
     let session =
         storage.begin_upload(repository, &call.actor.label(), algorithm, now_ms()).await?;
     Ok(in_progress(StatusCode::ACCEPTED, &session, 0))
+}
+
+/// The hash to keep as bytes arrive: of the digest that could not be mounted, or the one that the
+/// client names as the specification's next version has it. What is closed with another one is
+/// read again.
+fn announced_algorithm(call: &Call<'_>) -> Result<Algorithm, ApiError> {
+    let mounted = call.query.get("mount").and_then(|digest| digest.parse::<Digest>().ok());
+    match call.query.get("digest-algorithm").as_deref() {
+        None => Ok(mounted.map_or(Algorithm::Sha256, |digest| digest.algorithm())),
+        Some("sha256") => Ok(Algorithm::Sha256),
+        Some("sha512") => Ok(Algorithm::Sha512),
+        Some(_) => Err(ApiError::new(ErrorCode::DigestInvalid, "digest-algorithm is unknown")),
+    }
 }
 
 /// Makes a blob of another repository a member of this one. A miss is no error: the client then
@@ -79,9 +95,11 @@ pub(super) async fn append(
     body: &mut Incoming,
 ) -> Answer {
     let (session, progress) = find(call, repository, id).await?;
-    check_order(call.headers, &session, progress.offset())?;
+    check_order(call, &session, progress.offset())?;
     let storage = call.storage(repository).storage();
-    let appender = receive(call, repository, progress, body).await?;
+    // Whoever comes back asks how far the upload is, so what came of a broken request counts.
+    let receiving = Receiving::new(call, storage, progress, Broken::Kept(session.clone()));
+    let appender = receiving.all(call, body).await?;
     let progress = storage.save_upload(&session, appender).await?;
     Ok(in_progress(StatusCode::ACCEPTED, &session, progress.offset()))
 }
@@ -98,7 +116,8 @@ pub(super) async fn finish(
         ApiError::new(ErrorCode::DigestInvalid, "query has no digest to finish the upload with")
     })?;
     let digest: Digest = digest.parse()?;
-    check_order(call.headers, &session, progress.offset())?;
+    check_order(call, &session, progress.offset())?;
+    let progress = in_algorithm(call, &session, progress, digest.algorithm()).await?;
     commit(call, repository, Some(&session), progress, &digest, body).await
 }
 
@@ -122,36 +141,43 @@ async fn find(
     found.ok_or_else(unknown)
 }
 
-/// Reads the request's body behind what has arrived.
-async fn receive(
+/// The progress under the algorithm of the closing digest. Bytes that are long to read again are
+/// read on while the client is told to come back.
+async fn in_algorithm(
     call: &Call<'_>,
-    repository: &RepositoryName,
+    session: &Session,
     progress: Progress,
-    body: &mut Incoming,
-) -> Result<Appender, ApiError> {
-    let expected = announced_length(call.headers)?;
-    let before = progress.offset();
-    let mut appender = call.storage(repository).storage().append(progress);
-    let read = async {
-        while let Some(bytes) = next_bytes(body).await? {
-            call.registry.metrics.received_bytes.inc_by(bytes.len() as u64);
-            appender.write(bytes).await?;
-        }
-        match expected {
-            Some(length) if before + length != appender.offset() => Err(ApiError::new(
-                ErrorCode::SizeInvalid,
-                "body does not have the length that Content-Range says",
-            )),
-            _ => Ok(()),
-        }
-    };
-    match read.await {
-        Ok(()) => Ok(appender),
-        Err(error) => {
-            appender.abort().await;
-            Err(error)
-        }
+    algorithm: Algorithm,
+) -> Result<Progress, ApiError> {
+    if progress.offset() == 0 {
+        return Ok(Progress::new(algorithm));
     }
+    if progress.algorithm() == algorithm {
+        return Ok(progress);
+    }
+    let storage = call.storage(&session.repository).storage().clone();
+    let (session, tasks) = (session.clone(), call.registry.tasks.clone());
+    let rehashed = within(REHASH_PATIENCE, async {
+        let place = storage.hashing_place().await;
+        let read = async move {
+            let _place = place;
+            storage.rehash(&session, progress, algorithm).await
+        };
+        tasks.spawn(read).await
+    });
+    match rehashed.await? {
+        Ok(rehashed) => Ok(rehashed?),
+        Err(_) => Err(ApiError::new(ErrorCode::Unavailable, "reading the bytes again failed")),
+    }
+}
+
+/// What comes in time; else the client is told to come back.
+async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(patience, work).await.map_err(|_| {
+        let message = "the bytes are read again for their digest: close the upload later";
+        ApiError::new(ErrorCode::Unavailable, message)
+            .with_header(RETRY_AFTER, HeaderValue::from_static(REHASH_RETRY_AFTER))
+    })
 }
 
 async fn commit(
@@ -163,7 +189,9 @@ async fn commit(
     body: &mut Incoming,
 ) -> Answer {
     let storage = call.storage(repository).storage();
-    let progress = receive(call, repository, progress, body).await?.finish().await?;
+    // A PUT may be sent again as it was, so what came of a broken one is dropped.
+    let receiving = Receiving::new(call, storage, progress, Broken::Dropped);
+    let progress = receiving.all(call, body).await?.finish().await?;
     let committed = storage.commit(repository, session, progress, digest).await;
     if let Err(UploadError::WrongDigest { .. }) = &committed {
         call.registry.metrics.upload_ended("refused");
@@ -180,59 +208,20 @@ async fn commit(
 }
 
 /// A chunk begins where the last one ended, or the client is told where that is.
-fn check_order(headers: &HeaderMap, session: &Session, offset: u64) -> Result<(), ApiError> {
-    match content_range(headers)? {
-        Some((first, _)) if first != offset => {
-            let message = format!("chunk begins at {first} and not at {offset}");
-            Err(ApiError::new(ErrorCode::BlobUploadInvalid, message)
-                .with_status(StatusCode::RANGE_NOT_SATISFIABLE)
-                .with_header(RANGE, header_value(received(offset)))
-                .with_header(LOCATION, header_value(location(session))))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Bytes that the body must have, where `Content-Range` says it.
-fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
-    Ok(content_range(headers)?.map(|(first, last)| last - first + 1))
-}
-
-/// `Content-Range: <first>-<last>` of a chunk, with or without HTTP's own unit in front.
-fn content_range(headers: &HeaderMap) -> Result<Option<(u64, u64)>, ApiError> {
-    let Some(value) = headers.get(CONTENT_RANGE) else { return Ok(None) };
-    // An empty last request is written `0--1` or so by some: it adds nothing, wherever it begins.
-    if headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0") {
-        return Ok(None);
-    }
-    let parse = || {
-        let text = value.to_str().ok()?;
-        let text = text.strip_prefix("bytes ").unwrap_or(text);
-        let text = text.split('/').next()?;
-        let (first, last) = text.split_once('-')?;
-        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        (first <= last && last < u64::MAX).then_some((first, last))
-    };
-    let malformed =
-        || ApiError::new(ErrorCode::BlobUploadInvalid, "Content-Range is not FIRST-LAST");
-    parse().ok_or_else(malformed).map(Some)
+fn check_order(call: &Call<'_>, session: &Session, offset: u64) -> Result<(), ApiError> {
+    chunk::check_order(call.headers, offset)
+        .map_err(|refused| refused.with_header(LOCATION, header_value(location(session))))
 }
 
 fn location(session: &Session) -> String {
     format!("/v2/{}/blobs/uploads/{}", session.repository, session.id)
 }
 
-/// What has arrived, as the last byte's position; nothing looks like one byte, as in every
-/// registry since docker's.
-fn received(offset: u64) -> String {
-    format!("0-{}", offset.saturating_sub(1))
-}
-
 fn in_progress(status: StatusCode, session: &Session, offset: u64) -> Response<Body> {
     let mut response = empty(status);
     let headers = response.headers_mut();
     headers.insert(LOCATION, header_value(location(session)));
-    headers.insert(RANGE, header_value(received(offset)));
+    headers.insert(RANGE, header_value(chunk::received(offset)));
     headers.insert(UPLOAD_UUID, header_value(session.id.to_string()));
     response
 }
@@ -247,20 +236,16 @@ fn created(repository: &RepositoryName, digest: &Digest) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
-    #[test]
-    fn reads_the_ranges_of_chunks() {
-        let read = |text: &'static str| {
-            let headers = HeaderMap::from_iter([(CONTENT_RANGE, HeaderValue::from_static(text))]);
-            content_range(&headers).ok()
-        };
-        assert_eq!(read("0-9"), Some(Some((0, 9))));
-        assert_eq!(read("bytes 5-9/10"), Some(Some((5, 9))));
-        for bad in ["", "9-5", "a-b", "0-18446744073709551615", "-1"] {
-            assert_eq!(read(bad), None, "{bad}");
-        }
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_answered_before_it_gives_up() {
+        let begun = tokio::time::Instant::now();
+        let slow = within(REHASH_PATIENCE, std::future::pending::<()>()).await;
+        let response = slow.expect_err("nothing came").into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], REHASH_RETRY_AFTER);
+        assert!(begun.elapsed() < Duration::from_secs(25));
+        assert_eq!(within(REHASH_PATIENCE, async { 7 }).await.ok(), Some(7));
     }
 }

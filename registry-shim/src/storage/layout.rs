@@ -4,7 +4,7 @@
 //! no request can name a key of another kind. `!` sorts below every character of a repository name
 //! and ends one, so that `a`, `a/b` and `a-b` never mix in a listing.
 
-use longshore_proto::{Digest, RepositoryName, Tag};
+use longshore_proto::{Algorithm, Digest, RepositoryName, Tag};
 use object_store::path::Path;
 use uuid::Uuid;
 
@@ -114,6 +114,11 @@ pub(super) fn upload_session(id: Uuid) -> Path {
 /// Created once, by whoever commits or cancels the upload.
 pub(super) fn upload_end(id: Uuid) -> Path {
     upload(id).join("end")
+}
+
+/// What has arrived of an upload, hashed again with another algorithm.
+pub(super) fn upload_rehashed(id: Uuid, algorithm: Algorithm) -> Path {
+    upload(id).join("as").join(algorithm.name())
 }
 
 /// All progress of an upload.

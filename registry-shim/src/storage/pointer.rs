@@ -82,7 +82,7 @@ impl Storage {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        segments: Vec<Segment>,
+        mut segments: Vec<Segment>,
     ) -> Result<Pointer, StorageError> {
         let mut created = false;
         for _ in 0..ATTACH_ATTEMPTS {
@@ -96,6 +96,8 @@ impl Storage {
             };
             if self.add_member(repository, digest, &pointer).await? {
                 if !created {
+                    let named = |segment: &Segment| pointer.segments.contains(segment);
+                    segments.retain(|segment| !named(segment));
                     self.discard(&segments).await;
                 }
                 return Ok(pointer);

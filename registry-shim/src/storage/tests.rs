@@ -4,6 +4,7 @@ mod charge;
 mod contract;
 mod crash;
 mod faulty;
+mod upload;
 
 use std::sync::Arc;
 

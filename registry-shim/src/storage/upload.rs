@@ -3,15 +3,15 @@
 //! A session is written once; each request that adds bytes creates one record of the whole
 //! progress under the offset at which it began. Of two requests that begin at one offset one wins
 //! and the other is told. Nothing is visible before [`Storage::commit`], whose last writes are the
-//! reference and the membership; the session is deleted after them. An upload ends once: whoever
-//! creates its end owns the segments, for else a second commit or a cancel could delete bytes that
-//! a pointer names. An expired session is unknown.
+//! reference and the membership; the session is deleted after them. An upload ends once, see
+//! [`super::ending`]. An expired session is unknown.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use longshore_proto::piece::{ChainHasher, HashedBlob, SavedChain};
 use longshore_proto::{Algorithm, Digest, RepositoryName};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -93,7 +93,7 @@ struct SessionRecord {
 
 /// Byte strings as base64: JSON's numbers would make them four times as long.
 #[derive(Serialize, Deserialize)]
-struct ProgressRecord {
+pub(super) struct ProgressRecord {
     v: u32,
     segments: Vec<Segment>,
     algorithm: String,
@@ -112,6 +112,48 @@ impl Progress {
     /// Bytes that have arrived.
     pub const fn offset(&self) -> u64 {
         self.hasher.total()
+    }
+
+    /// Of the hash that is kept as bytes arrive.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.hasher.algorithm()
+    }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    pub(super) fn with_hasher(self, hasher: ChainHasher) -> Self {
+        Self { hasher, ..self }
+    }
+}
+
+impl ProgressRecord {
+    pub(super) fn of(progress: &Progress) -> Self {
+        let saved = progress.hasher.save();
+        Self {
+            v: RECORD_VERSION,
+            segments: progress.segments.clone(),
+            algorithm: saved.algorithm,
+            chain: STANDARD.encode(saved.chain),
+            tail: STANDARD.encode(saved.tail),
+            total: saved.total,
+            states: STANDARD.encode(saved.states),
+        }
+    }
+
+    pub(super) fn into_progress(self, key: &Path) -> Result<Progress, StorageError> {
+        let corrupt = |reason: &str| StorageError::corrupt(key, reason);
+        let bytes = |text: &str| STANDARD.decode(text).map_err(|_| corrupt("no base64"));
+        let saved = SavedChain {
+            chain: bytes(&self.chain)?,
+            tail: bytes(&self.tail)?,
+            states: bytes(&self.states)?,
+            algorithm: self.algorithm,
+            total: self.total,
+        };
+        let hasher = ChainHasher::restore(saved).ok_or_else(|| corrupt("no hash state"))?;
+        Ok(Progress { saved: self.segments.len(), segments: self.segments, hasher })
     }
 }
 
@@ -179,7 +221,8 @@ impl Storage {
             _ => Algorithm::Sha256,
         };
         let keys = self.keys(&layout::upload(id)).await?;
-        if keys.contains(&layout::upload_end(id)) {
+        let end = layout::upload_end(id);
+        if keys.iter().any(|key| key.prefix_matches(&end)) {
             return Ok(None);
         }
         let progresses = layout::upload_progresses(id);
@@ -190,23 +233,10 @@ impl Storage {
         Ok(Some((Session { id, repository: repository.clone() }, progress)))
     }
 
-    async fn read_progress(
-        &self,
-        key: &object_store::path::Path,
-    ) -> Result<Progress, StorageError> {
-        let corrupt = |reason: &str| StorageError::corrupt(key, reason);
-        let record: ProgressRecord =
-            self.read_record(key).await?.ok_or_else(|| corrupt("progress went away"))?;
-        let bytes = |text: &str| STANDARD.decode(text).map_err(|_| corrupt("no base64"));
-        let saved = SavedChain {
-            chain: bytes(&record.chain)?,
-            tail: bytes(&record.tail)?,
-            states: bytes(&record.states)?,
-            algorithm: record.algorithm,
-            total: record.total,
-        };
-        let hasher = ChainHasher::restore(saved).ok_or_else(|| corrupt("no hash state"))?;
-        Ok(Progress { saved: record.segments.len(), segments: record.segments, hasher })
+    async fn read_progress(&self, key: &Path) -> Result<Progress, StorageError> {
+        let record: Option<ProgressRecord> = self.read_record(key).await?;
+        let record = record.ok_or_else(|| StorageError::corrupt(key, "progress went away"))?;
+        record.into_progress(key)
     }
 
     /// Takes more bytes for an upload.
@@ -225,22 +255,38 @@ impl Storage {
         if progress.offset() == from {
             return Ok(progress);
         }
-        let saved = progress.hasher.save();
-        let record = ProgressRecord {
-            v: RECORD_VERSION,
-            segments: progress.segments.clone(),
-            algorithm: saved.algorithm,
-            chain: STANDARD.encode(saved.chain),
-            tail: STANDARD.encode(saved.tail),
-            total: saved.total,
-            states: STANDARD.encode(saved.states),
-        };
-        if self.create(&layout::upload_progress(session.id, from), encode(&record)).await? {
+        if self.write_progress(session, from, &progress).await? {
             progress.saved = progress.segments.len();
             return Ok(progress);
         }
-        self.discard(&progress.segments[progress.saved..]).await;
         Err(UploadError::Raced)
+    }
+
+    /// Whether this call is the one that goes on at `from`. A store that overwrites what should be
+    /// created keeps the progress of each caller, and who sees another one gives way, as with
+    /// [`super::ending`]; its bytes stay for the collector, for a third may build upon them.
+    async fn write_progress(
+        &self,
+        session: &Session,
+        from: u64,
+        progress: &Progress,
+    ) -> Result<bool, StorageError> {
+        let (key, record) =
+            (layout::upload_progress(session.id, from), encode(&ProgressRecord::of(progress)));
+        if self.capabilities().conditional_create {
+            let created = self.create(&key, record).await?;
+            if !created {
+                self.discard(&progress.segments[progress.saved..]).await;
+            }
+            return Ok(created);
+        }
+        let mine = key.clone().join(Uuid::new_v4().simple().to_string());
+        self.overwrite(&mine, record).await?;
+        if self.keys(&key).await? == [mine.clone()] {
+            return Ok(true);
+        }
+        self.delete(&mine).await?;
+        Ok(false)
     }
 
     /// Makes what has arrived the blob `claimed` of the repository, without moving a byte.
@@ -311,33 +357,5 @@ impl Storage {
         }
         let pointer = Pointer { generation: String::new(), size, segments: segments.to_vec() };
         self.hash(algorithm, &pointer).await
-    }
-
-    async fn claim_end(&self, session: &Session) -> Result<bool, StorageError> {
-        self.create(&layout::upload_end(session.id), Bytes::new()).await
-    }
-
-    /// Forgets an upload that has ended. Its end goes last, and the session before it, so that no
-    /// rest of it can be taken for an upload that goes on.
-    pub async fn forget_upload(&self, session: &Session) -> Result<(), StorageError> {
-        let end = layout::upload_end(session.id);
-        self.delete(&layout::upload_session(session.id)).await?;
-        for key in self.keys(&layout::upload_progresses(session.id)).await? {
-            self.delete(&key).await?;
-        }
-        self.delete(&end).await.map(|_| ())
-    }
-
-    /// Forgets an upload and its bytes.
-    pub async fn cancel_upload(
-        &self,
-        session: &Session,
-        progress: &Progress,
-    ) -> Result<(), UploadError> {
-        if !self.claim_end(session).await? {
-            return Err(UploadError::Raced);
-        }
-        self.discard(&progress.segments).await;
-        Ok(self.forget_upload(session).await?)
     }
 }
