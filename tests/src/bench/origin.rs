@@ -75,6 +75,7 @@ async fn warm(
     pid: u32,
     script: &Script,
 ) -> Result<Measured> {
+    under_load(options, address, script, Pace::Closed, options.warm_up_seconds).await?;
     let before = cpu_time(pid)?;
     let closed = under_load(options, address, script, Pace::Closed, options.seconds).await?;
     let cpu = cpu_time(pid)?.saturating_sub(before);

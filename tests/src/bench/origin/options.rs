@@ -25,6 +25,9 @@ pub struct Options {
     /// Seconds of each cold run.
     #[arg(long, default_value_t = 2)]
     pub cold_seconds: u64,
+    /// Seconds of load before the warm runs, which are not measured: everything gets read.
+    #[arg(long, default_value_t = 8)]
+    pub warm_up_seconds: u64,
     /// Images that the bucket holds when memory and start are measured.
     #[arg(long, default_value_t = 10_000)]
     pub known: usize,
