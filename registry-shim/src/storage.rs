@@ -164,7 +164,9 @@ impl Storage {
     /// The object's content, `None` when it is not there.
     async fn read(&self, key: &Path) -> Result<Option<Bytes>, StorageError> {
         match self.store.get(key).await {
-            Ok(found) => Ok(Some(found.bytes().await?)),
+            // A copy: what came over the network is a part of a buffer many times as large, which
+            // would live as long as a cache keeps the record.
+            Ok(found) => Ok(Some(Bytes::copy_from_slice(&found.bytes().await?))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
