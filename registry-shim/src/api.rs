@@ -16,6 +16,7 @@ mod referrer;
 mod route;
 mod tag;
 mod token;
+mod trail;
 mod upload;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tracing::Instrument as _;
 pub(crate) use body::Body;
 pub(crate) use error::ApiError;
 use route::{Query, Route};
+use trail::Trail;
 
 use crate::auth::Actor;
 use crate::cache::CachedStorage;
@@ -68,6 +70,8 @@ pub(crate) async fn handle(
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path();
     let span = tracing::info_span!("request", %id, method = %parts.method, path);
+    let query = Query(parts.uri.query().unwrap_or_default());
+    let mut trail = Trail::default();
     let (label, answer) = match Route::parse(path) {
         None => ("unknown", Err(not_found())),
         // Where nobody is asked who they are, nobody needs a token.
@@ -75,10 +79,9 @@ pub(crate) async fn handle(
         Some(Err(error)) => ("unknown", Err(error)),
         Some(Ok(route)) => {
             let label = route.label();
-            (
-                label,
-                dispatch(registry, &parts, peer, route, &mut body).instrument(span.clone()).await,
-            )
+            trail = Trail::begin(&route, parts.method.as_str(), query);
+            let answer = dispatch(registry, &parts, peer, route, &mut body, &mut trail);
+            (label, answer.instrument(span.clone()).await)
         }
     };
     let mut response = match answer {
@@ -101,6 +104,10 @@ pub(crate) async fn handle(
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("hex is a header value"));
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if trail.is_noted() {
+        let (status, headers) = (response.status(), response.headers());
+        Box::pin(trail.end(registry, peer, query, &id, status, headers)).await;
+    }
     let (method, status) = (method_label(&parts.method), response.status().as_u16());
     span.in_scope(|| tracing::debug!(status, "answered"));
     let labels = RequestLabels { route: label, method, status };
@@ -115,6 +122,7 @@ async fn dispatch(
     peer: &Peer,
     route: Route<'_>,
     body: &mut Incoming,
+    trail: &mut Trail,
 ) -> Answer {
     let query = Query(parts.uri.query().unwrap_or_default());
     let (method, headers, authority) = (&parts.method, &parts.headers, gate::authority(parts));
@@ -124,9 +132,12 @@ async fn dispatch(
         return blob::get_by_permit(&call(Actor::Anonymous), repository, digest, &permit).await;
     }
     if let (Route::Token, "GET" | "POST") = (&route, method.as_str()) {
-        return Box::pin(token::issue(registry, parts, peer, body)).await;
+        return Box::pin(token::issue(registry, parts, peer, body, trail)).await;
     }
     let call = call(gate::actor(registry, parts, peer, &route).await?);
+    if trail.is_noted() {
+        trail.actor = Some(call.actor.clone());
+    }
     match (route, method.as_str()) {
         (Route::Base, "GET" | "HEAD") => base::get(&call),
         (Route::Catalog, "GET" | "HEAD") => catalog::list(&call).await,

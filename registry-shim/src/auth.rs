@@ -11,8 +11,12 @@
 //! rest.
 
 mod actor;
+pub mod audit;
+mod certificate;
 mod challenge;
 mod credential;
+mod issuer;
+mod metrics;
 mod pattern;
 mod permit;
 mod policy;
@@ -36,13 +40,15 @@ use crate::StartError;
 use crate::config::auth::Auth as AuthConfig;
 use crate::serve::Peer;
 use credential::{Credential, Password};
-use policy::{Actions, Policy};
+use issuer::{Issuers, is_jwt};
+use policy::Policy;
 use token::Tokens;
 use users::Users;
 use verified::Verified;
 
 pub use actor::{Actor, Principal};
 pub use challenge::{Challenge, Wanted};
+pub use metrics::AuthMetrics;
 pub use permit::{Asked, PermitClaims, PermitRefused};
 pub use scope::{Scope, TooManyScopes};
 pub use session::{NodeSession, SESSION_SECONDS};
@@ -98,6 +104,8 @@ pub struct Auth {
     permits: permit::Permits,
     tokens: Tokens,
     users: Option<Arc<Users>>,
+    issuers: Issuers,
+    metrics: AuthMetrics,
     verified: Verified,
 }
 
@@ -117,11 +125,20 @@ impl Action {
 
 impl Auth {
     /// A gate as configured; secrets that no file gives come from the signing key.
-    pub fn new(key: &SigningKey, config: &AuthConfig) -> Result<Self, StartError> {
+    pub fn new(
+        key: &SigningKey,
+        config: &AuthConfig,
+        metrics: AuthMetrics,
+    ) -> Result<Self, StartError> {
         let derived = hmac::sign(&derive(key, "token"), b"secret");
         let tokens =
             Tokens::new(&config.token_keys, &derived, &config.service, config.token_seconds);
         let users = config.users_file.as_deref().map(Users::load).transpose();
+        let issuers = Issuers::new(&config.issuer, &metrics);
+        if config.rule.is_empty() && !config.issuer.is_empty() {
+            let message = "no auth.rule says what identities of issuers may do";
+            return Err(bad("auth.issuer", message));
+        }
         Ok(Self {
             on: config.is_on(),
             basic: config.basic,
@@ -132,6 +149,8 @@ impl Auth {
             permits: permit::Permits::new(derive(key, "permit")),
             tokens: tokens.map_err(|error| bad("auth.token_keys", error))?,
             users: users.map_err(|error| bad("auth.users_file", error))?.map(Arc::new),
+            issuers: issuers.map_err(|error| bad("auth.issuer", error))?,
+            metrics,
             verified: Verified::new(),
         })
     }
@@ -145,10 +164,15 @@ impl Auth {
     pub fn actor(
         &self,
         headers: &HeaderMap,
-        _peer: &Peer,
+        peer: &Peer,
         now_ms: u64,
     ) -> Option<Result<Actor, AuthError>> {
-        let Some(value) = headers.get(AUTHORIZATION) else { return Some(Ok(Actor::Anonymous)) };
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return match &peer.certificate {
+                Some(leaf) if self.on => self.verified.get(leaf, now_ms / 1000).map(Ok),
+                _ => Some(Ok(Actor::Anonymous)),
+            };
+        };
         match Credential::parse(value.as_bytes()) {
             Err(_) => Some(Err(AuthError::Unauthorized)),
             Ok(Credential::Bearer(token)) => self.verified.get(token, now_ms / 1000).map(Ok),
@@ -157,10 +181,7 @@ impl Auth {
             Ok(Credential::Basic(_)) if !self.basic => Some(Err(AuthError::Unauthorized)),
             Ok(Credential::Basic(encoded)) => match Password::decode(encoded) {
                 Err(_) => Some(Err(AuthError::Unauthorized)),
-                Ok(shown) => {
-                    let known = self.users.as_ref()?.recall(&shown, now_ms)?;
-                    Some(Ok(Actor::Known(known)))
-                }
+                Ok(shown) => self.recall(&shown, now_ms).map(Ok),
             },
             Ok(Credential::Other) => Some(Err(AuthError::Unauthorized)),
         }
@@ -177,9 +198,11 @@ impl Auth {
             return known;
         }
         self.refresh_users(now_ms).await;
-        let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Actor::Anonymous) };
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return self.verify_certificate(peer, now_ms / 1000);
+        };
         match Credential::parse(value.as_bytes()) {
-            Ok(Credential::Bearer(token)) => self.verify_bearer(token, now_ms / 1000),
+            Ok(Credential::Bearer(token)) => self.verify_bearer(token, now_ms).await,
             Ok(Credential::Basic(encoded)) => {
                 let shown = Password::decode(encoded).map_err(|_| AuthError::Unauthorized)?;
                 self.login(shown, peer.address.ip(), now_ms).await
@@ -228,37 +251,87 @@ impl Auth {
         }
     }
 
+    fn recall(&self, shown: &Password, now_ms: u64) -> Option<Actor> {
+        if self.takes_tokens_as(shown) {
+            return self.verified.get(shown.password.as_bytes(), now_ms / 1000);
+        }
+        self.users.as_ref()?.recall(shown, now_ms).map(Actor::Known)
+    }
+
+    /// Whether a password is an issuer's token, under whatever name: clients that know passwords
+    /// alone bring it so.
+    fn takes_tokens_as(&self, shown: &Password) -> bool {
+        !self.issuers.is_empty() && is_jwt(&shown.password)
+    }
+
     async fn login(
         &self,
         shown: Password,
         client: IpAddr,
         now_ms: u64,
     ) -> Result<Actor, AuthError> {
+        if self.takes_tokens_as(&shown) {
+            return self.verify_external(&shown.password, now_ms).await;
+        }
         let users = self.users.as_ref().ok_or(AuthError::Unauthorized)?;
         let principal = |name: &str| self.principal(vec![format!("user:{name}")], None);
-        users.verify(shown, client, now_ms, principal).await.map(Actor::Known)
+        let verified = users.verify(shown, client, now_ms, principal).await.map(Actor::Known);
+        match verified {
+            Err(AuthError::Throttled { .. }) => _ = self.metrics.logins_throttled.inc(),
+            Err(_) => _ = self.metrics.logins_failed.inc(),
+            Ok(_) => {}
+        }
+        verified
     }
 
-    /// A session, or a token of ours.
-    fn verify_bearer(&self, shown: &[u8], now_s: u64) -> Result<Actor, AuthError> {
+    /// A session, a token of ours, or one of an issuer's.
+    async fn verify_bearer(&self, shown: &[u8], now_ms: u64) -> Result<Actor, AuthError> {
+        let now_s = now_ms / 1000;
+        if let Some(node) = self.verify_session(shown, now_s) {
+            return Ok(Actor::Node(node));
+        }
         let token = std::str::from_utf8(shown).map_err(|_| AuthError::Unauthorized)?;
-        let (actor, expires_at_s) = if let Some(session) = self.sessions.verify(token, now_s) {
-            let expires_at_s = session.expires_at_s;
-            (Actor::Node(Arc::new(session)), expires_at_s)
-        } else {
-            if !self.on {
-                return Err(AuthError::Unauthorized);
-            }
-            let said = self.tokens.verify(token, now_s).ok_or(AuthError::Unauthorized)?;
-            let name = said.subjects.first().and_then(|subject| subject.strip_prefix("user:"));
-            if name.is_some_and(|name| !self.users.as_ref().is_some_and(|users| users.knows(name)))
-            {
-                return Err(AuthError::Unauthorized);
-            }
-            let principal = self.principal(said.subjects, Some(said.scope));
-            (Actor::Known(principal), said.expires_at_s)
+        if !self.on || !is_jwt(token) {
+            return Err(AuthError::Unauthorized);
+        }
+        if !self.tokens.signed(token) {
+            return self.verify_external(token, now_ms).await;
+        }
+        let said = self.tokens.verify(token, now_s).ok_or(AuthError::Unauthorized)?;
+        let name = said.subjects.first().and_then(|subject| subject.strip_prefix("user:"));
+        if name.is_some_and(|name| !self.users.as_ref().is_some_and(|users| users.knows(name))) {
+            return Err(AuthError::Unauthorized);
+        }
+        let actor = Actor::Known(self.principal(said.subjects, Some(said.scope)));
+        self.verified.insert(shown, actor.clone(), said.expires_at_s, now_s);
+        Ok(actor)
+    }
+
+    fn verify_session(&self, shown: &[u8], now_s: u64) -> Option<Arc<NodeSession>> {
+        let session = self.sessions.verify(std::str::from_utf8(shown).ok()?, now_s)?;
+        let (expires_at_s, node) = (session.expires_at_s, Arc::new(session));
+        self.verified.insert(shown, Actor::Node(node.clone()), expires_at_s, now_s);
+        Some(node)
+    }
+
+    async fn verify_external(&self, token: &str, now_ms: u64) -> Result<Actor, AuthError> {
+        let named = self.issuers.verify(token, now_ms).await?;
+        let actor = Actor::Known(self.principal(named.subjects, None));
+        self.verified.insert(token.as_bytes(), actor.clone(), named.expires_at_s, now_ms / 1000);
+        Ok(actor)
+    }
+
+    /// The connection has verified the chain; what ended since then counts no more.
+    fn verify_certificate(&self, peer: &Peer, now_s: u64) -> Result<Actor, AuthError> {
+        let Some(leaf) = &peer.certificate else { return Ok(Actor::Anonymous) };
+        let Some((subjects, expires_at_s)) = certificate::read(leaf) else {
+            return Ok(Actor::Anonymous);
         };
-        self.verified.insert(shown, actor.clone(), expires_at_s, now_s);
+        if expires_at_s <= now_s {
+            return Err(AuthError::Unauthorized);
+        }
+        let actor = Actor::Known(self.principal(subjects, None));
+        self.verified.insert(leaf, actor.clone(), expires_at_s, now_s);
         Ok(actor)
     }
 
@@ -273,10 +346,10 @@ impl Auth {
         let Ok(Credential::Bearer(token)) = Credential::parse(value.as_bytes()) else {
             return Err(AuthError::Unauthorized);
         };
-        let known = self.verified.get(token, now_s);
-        match known.map_or_else(|| self.verify_bearer(token, now_s), Ok)? {
-            Actor::Node(session) => Ok(session),
-            Actor::Anonymous | Actor::Known(_) => Err(AuthError::Unauthorized),
+        match self.verified.get(token, now_s) {
+            Some(Actor::Node(node)) => Ok(node),
+            Some(_) => Err(AuthError::Unauthorized),
+            None => self.verify_session(token, now_s).ok_or(AuthError::Unauthorized),
         }
     }
 
@@ -338,33 +411,35 @@ impl Auth {
     }
 
     /// A token for `actor`, for what of `asked` it may have. Nobody in particular gets one only
-    /// where the policy gives it something.
+    /// where the policy gives it something; and a token is no way to another one, or it would never
+    /// end.
     pub fn issue_token(
         &self,
         actor: &Actor,
         asked: Scope,
         now_s: u64,
     ) -> Result<Issued, AuthError> {
+        let issued = self.try_issue(actor, asked, now_s);
+        match &issued {
+            Ok(_) => self.metrics.tokens_issued.inc(),
+            Err(_) => self.metrics.tokens_refused.inc(),
+        };
+        issued
+    }
+
+    fn try_issue(&self, actor: &Actor, asked: Scope, now_s: u64) -> Result<Issued, AuthError> {
         let nobody = [actor::ANONYMOUS.to_owned()];
         let (subjects, grants) = match actor {
             Actor::Node(_) => return Err(AuthError::Denied),
+            Actor::Known(known) if known.scope.is_some() => return Err(AuthError::Unauthorized),
             Actor::Known(known) => (known.subjects(), &known.grants),
+            Actor::Anonymous if self.policy.anonymous().is_empty() => {
+                return Err(AuthError::Anonymous);
+            }
             Actor::Anonymous => (nobody.as_slice(), self.policy.anonymous()),
         };
-        if actor.is_anonymous() && grants.is_empty() {
-            return Err(AuthError::Anonymous);
-        }
-        let within = match actor {
-            Actor::Known(known) => known.scope.as_ref(),
-            Actor::Anonymous | Actor::Node(_) => None,
-        };
-        let allowed = |repository: &RepositoryName| {
-            let granted = grants.actions(repository);
-            // A token does not widen itself.
-            let covered = |action| within.is_none_or(|scope| scope.covers(action, repository));
-            Actions::of(granted.iter().filter(|action| covered(*action)))
-        };
-        Ok(self.tokens.issue(subjects, &asked.granted(allowed), now_s))
+        let granted = asked.granted(|repository| grants.actions(repository));
+        Ok(self.tokens.issue(subjects, &granted, now_s))
     }
 
     /// A session's text.

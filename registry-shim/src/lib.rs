@@ -36,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use admin::Admin;
+use auth::audit::{Audit, AuditFile};
 use auth::{Auth, JoinTokens, TokenFileError};
 use cache::CachedStorage;
 use config::Config;
@@ -81,6 +82,7 @@ pub struct Instance {
     tls: Option<Tls>,
     listener: TcpListener,
     admin: TcpListener,
+    audit_file: Option<AuditFile>,
 }
 
 impl Instance {
@@ -99,6 +101,9 @@ impl Instance {
         let key = load_key(config, true)?;
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
         let metrics = Metrics::new();
+        let auth = Auth::new(&key, &config.auth, metrics.auth.clone())?;
+        let reload = Reload::new();
+        let (audit, audit_file) = open_audit(config, &metrics, &reload)?;
         let tls = Tls::open(&config.tls, metrics.tls.clone()).map_err(bad_tls)?;
         let listener = listen("serve.listen", config.serve.listen)?;
         let admin = listen("admin.listen", config.admin.listen)?;
@@ -106,7 +111,8 @@ impl Instance {
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {
             storage: CachedStorage::new(storage, key.clone(), &config.cache),
-            auth: Auth::new(&key, &config.auth)?,
+            auth,
+            audit,
             tokens,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             key,
@@ -114,11 +120,11 @@ impl Instance {
             advertise: config.serve.advertise.clone(),
             announce_period_ms: period_ms,
             instance_id: Uuid::new_v4().to_string(),
-            reload: Reload::new(),
+            reload,
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         });
-        Ok(Self { registry, tls, listener, admin })
+        Ok(Self { registry, tls, listener, admin, audit_file })
     }
 
     /// Where the OCI API and gRPC are served.
@@ -169,6 +175,9 @@ impl Instance {
                 tls.watch(registry.reload.subscribe(), ended.clone()).await;
             }
         };
+        if let Some(file) = self.audit_file {
+            registry.tasks.spawn(file.run(registry.ended.clone()));
+        }
         let front = async {
             let door = Front::new(registry.clone(), rpc::routes(&registry));
             let metrics = registry.metrics.serve.clone();
@@ -233,6 +242,19 @@ pub fn load_key(
 
 fn bad_tls(error: TlsError) -> StartError {
     StartError::Config { key: error.key, message: error.message }
+}
+
+fn open_audit(
+    config: &Config,
+    metrics: &Metrics,
+    reload: &Reload,
+) -> Result<(Audit, Option<AuditFile>), StartError> {
+    let path = config.auth.audit_file.as_deref();
+    let opened = Audit::open(path, metrics.auth.audit_lost.clone(), reload.subscribe());
+    opened.map_err(|error| StartError::Config {
+        key: "auth.audit_file",
+        message: format!("cannot open it: {error}"),
+    })
 }
 
 fn bad_tokens(error: TokenFileError) -> StartError {

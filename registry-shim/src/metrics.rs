@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::auth::AuthMetrics;
 use crate::serve::{ServeMetrics, TlsMetrics};
 use crate::tracker::TrackerMetrics;
 
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub plans: Counter,
     /// Items of plans that ended in an error.
     pub plans_failed: Counter,
+    /// The gate's.
+    pub auth: AuthMetrics,
     /// The tracker's.
     pub tracker: TrackerMetrics,
 }
@@ -79,6 +82,7 @@ impl Metrics {
             joins_refused: Counter::default(),
             plans: Counter::default(),
             plans_failed: Counter::default(),
+            auth: AuthMetrics::default(),
             tracker: TrackerMetrics::default(),
         }
     }
@@ -97,6 +101,7 @@ impl Metrics {
         registry.register("joins_refused", "Nodes not let in", self.joins_refused.clone());
         registry.register("plans", "Plan items answered", self.plans.clone());
         registry.register("plans_failed", "Plan items that failed", self.plans_failed.clone());
+        self.auth.register(registry.sub_registry_with_prefix("auth"));
         self.tracker.register(registry.sub_registry_with_prefix("tracker"));
     }
 

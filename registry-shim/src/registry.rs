@@ -10,6 +10,7 @@ use longshore_proto::sign::SigningKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::audit::Audit;
 use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ pub struct Registry {
     pub storage: CachedStorage,
     /// Who asks, what they may do.
     pub auth: Auth,
+    /// Who did what.
+    pub audit: Audit,
     /// Who may join.
     pub tokens: JoinTokens,
     /// Members, holdings, permits.

@@ -14,6 +14,7 @@ use longshore_proto::ErrorCode;
 use serde::Serialize;
 
 use super::body::read_whole;
+use super::trail::Trail;
 use super::{Answer, ApiError, Body};
 use crate::auth::{Actor, AuthError, Issued, Scope};
 use crate::registry::{Registry, now_ms};
@@ -36,6 +37,7 @@ pub(super) async fn issue(
     parts: &Parts,
     peer: &Peer,
     body: &mut Incoming,
+    trail: &mut Trail,
 ) -> Answer {
     let now_ms = now_ms();
     let (actor, scope) = if parts.method == Method::POST {
@@ -47,13 +49,13 @@ pub(super) async fn issue(
         (registry.auth.identify_for_token(&parts.headers, peer, now_ms).await, scope)
     };
     let issued = actor.and_then(|actor| {
-        let issued = registry.auth.issue_token(&actor, scope, now_ms / 1000)?;
-        Ok((actor, issued))
+        let issued = registry.auth.issue_token(&actor, scope, now_ms / 1000);
+        trail.actor = Some(actor);
+        issued
     });
-    match issued {
-        Ok((_, issued)) => Ok(answer(&issued)),
-        Err(error) => Err(refused(registry, error)),
-    }
+    let issued = issued.map_err(|error| refused(registry, error))?;
+    trail.names(&issued.id);
+    Ok(answer(&issued))
 }
 
 async fn by_form(

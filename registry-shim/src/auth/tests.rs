@@ -9,8 +9,12 @@ use crate::config::auth::{Rule, RuleAction};
 const NOW_MS: u64 = 1_000_000;
 const NOW_S: u64 = 1000;
 
+fn configured(key: &SigningKey, config: &AuthConfig) -> Auth {
+    Auth::new(key, config, AuthMetrics::default()).unwrap()
+}
+
 fn open(key: &SigningKey) -> Auth {
-    Auth::new(key, &AuthConfig::default()).unwrap()
+    configured(key, &AuthConfig::default())
 }
 
 fn rule(subject: &str, repository: &str, actions: &[RuleAction]) -> Rule {
@@ -22,7 +26,7 @@ fn rule(subject: &str, repository: &str, actions: &[RuleAction]) -> Rule {
 }
 
 fn with_rules(rule: Vec<Rule>) -> Auth {
-    Auth::new(&SigningKey::generate().0, &AuthConfig { rule, ..AuthConfig::default() }).unwrap()
+    configured(&SigningKey::generate().0, &AuthConfig { rule, ..AuthConfig::default() })
 }
 
 fn peer() -> Peer {
@@ -73,12 +77,12 @@ async fn any_instance_with_the_key_knows_sessions_and_tokens_and_no_other() {
         rule: vec![rule("anonymous", "*", &[RuleAction::Pull])],
         ..AuthConfig::default()
     };
-    let first = Auth::new(&key, &rules).unwrap();
+    let first = configured(&key, &rules);
     let session = format!("Bearer {}", first.issue_session(&node()));
     let token = first.issue_token(&Actor::Anonymous, Scope::default(), NOW_S).unwrap().token;
     let token = format!("Bearer {token}");
-    let same = Auth::new(&SigningKey::from_pem(&pem).unwrap(), &rules).unwrap();
-    let other = Auth::new(&SigningKey::generate().0, &rules).unwrap();
+    let same = configured(&SigningKey::from_pem(&pem).unwrap(), &rules);
+    let other = configured(&SigningKey::generate().0, &rules);
     for credential in [session, token] {
         assert!(who(&same, &credential, NOW_MS).await.is_ok());
         assert_eq!(who(&other, &credential, NOW_MS).await, Err(AuthError::Unauthorized));
@@ -118,10 +122,9 @@ async fn a_token_does_what_it_was_given_for_as_long_as_the_policy_allows_it() {
     assert_eq!(may(&bearer, Action::Delete, "team/a"), Err(AuthError::Denied));
     assert_eq!(may(&bearer, Action::Pull, "team/b"), Err(AuthError::Scope));
     assert_eq!(may(&bearer, Action::Pull, "other/b"), Err(AuthError::Denied));
-    // It is no key to a wider one.
-    let wider = auth.issue_token(&bearer, asked("repository:team/b:pull"), NOW_S).unwrap();
-    let wider = who(&auth, &format!("Bearer {}", wider.token), NOW_MS).await.unwrap();
-    assert_eq!(may(&wider, Action::Pull, "team/b"), Err(AuthError::Scope));
+    // It is no key to another one.
+    let another = auth.issue_token(&bearer, asked("repository:team/a:pull"), NOW_S);
+    assert_eq!(another, Err(AuthError::Unauthorized));
 
     let public = asked("repository:public/a:pull,push");
     let nobody = auth.issue_token(&Actor::Anonymous, public, NOW_S).unwrap().token;

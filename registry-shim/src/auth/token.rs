@@ -149,6 +149,12 @@ impl Tokens {
             expires_at_s: said.exp,
         })
     }
+
+    /// Whether the token says that one of these keys signed it.
+    pub(super) fn signed(&self, token: &str) -> bool {
+        let kid = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+        kid.is_some_and(|kid| self.keys.iter().any(|key| key.kid == kid))
+    }
 }
 
 impl Key {
