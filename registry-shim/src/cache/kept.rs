@@ -1,5 +1,7 @@
 //! One cache: fresh for an age, then read again, and used beyond it only while the store fails.
 //!
+//! What is in use is read again before its age is over, while it is still given out: nobody waits
+//! for the store because a hot key has grown old.
 //! Concurrent misses of a key are one read, in a task of its own, so that whoever came first may
 //! leave. What a write contradicts is dropped together with the reads under way, whose answer may
 //! be older than the write. Absence is never kept. Bounded in bytes and in age.
@@ -8,6 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +74,8 @@ struct Reads<K, V> {
 struct Entry<V> {
     value: Arc<V>,
     read_at: Instant,
+    /// Somebody has begun to read it again.
+    read_ahead: Arc<AtomicBool>,
 }
 
 impl<K, V> Kept<K, V>
@@ -92,12 +97,6 @@ where
         Self(Arc::new(Inner { entries, reads, ages }))
     }
 
-    /// What is kept and fresh: needs no store and does not wait.
-    pub(super) fn fresh(&self, key: &K) -> Option<Arc<V>> {
-        let entry = self.0.entries.get(key)?;
-        (entry.age() < self.0.ages.fresh).then_some(entry.value)
-    }
-
     /// What is kept and fresh, or what `read` gives, or what is kept while `read` fails.
     pub(super) async fn get<F>(
         &self,
@@ -108,11 +107,16 @@ where
         F: Future<Output = Result<Option<V>, StorageError>> + Send + 'static,
     {
         let found = |value: Arc<V>| Found { value, stale: false };
-        if let Some(value) = self.fresh(key) {
-            return Ok(Some(found(value)));
+        let known = self.0.entries.get(key).map(|entry| (entry.age(), entry));
+        let known = known.filter(|(age, _)| *age < self.0.longest());
+        let Some((age, entry)) = known else { return Ok(self.read(key, read).await?.map(found)) };
+        if age < self.0.ages.fresh {
+            if age >= self.0.ages.fresh / 2 && !entry.read_ahead.swap(true, Ordering::Relaxed) {
+                // Runs in its own task; whether it succeeds is seen when the age is over.
+                drop(self.read(key, read));
+            }
+            return Ok(Some(found(entry.value)));
         }
-        let known = self.0.entries.get(key).filter(|entry| entry.age() < self.0.longest());
-        let Some(entry) = known else { return Ok(self.read(key, read).await?.map(found)) };
         match tokio::time::timeout(REVALIDATE_WAIT, self.read(key, read)).await {
             Ok(Ok(value)) => Ok(value.map(found)),
             Ok(Err(error)) if !matches!(*error, StorageError::Unavailable(_)) => Err(error),
@@ -147,7 +151,7 @@ where
     /// Keeps what was just written.
     pub(super) fn insert(&self, key: K, value: V) {
         self.0.reads().running.remove(&key);
-        self.0.entries.insert(key, Entry { value: Arc::new(value), read_at: Instant::now() });
+        self.0.entries.insert(key, Entry::new(Arc::new(value)));
     }
 
     /// Forgets what a write may have changed.
@@ -179,8 +183,7 @@ where
         reads.running.remove(key);
         match answer {
             Ok(Some(value)) => {
-                let entry = Entry { value: value.clone(), read_at: Instant::now() };
-                self.entries.insert(key.clone(), entry);
+                self.entries.insert(key.clone(), Entry::new(value.clone()));
             }
             Ok(None) => self.entries.invalidate(key),
             Err(_) => {}
@@ -200,6 +203,10 @@ impl<K, V> Inner<K, V> {
 }
 
 impl<V> Entry<V> {
+    fn new(value: Arc<V>) -> Self {
+        Self { value, read_at: Instant::now(), read_ahead: Arc::default() }
+    }
+
     fn age(&self) -> Duration {
         self.read_at.elapsed()
     }
@@ -207,7 +214,8 @@ impl<V> Entry<V> {
 
 impl<V> Clone for Entry<V> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), read_at: self.read_at }
+        let read_ahead = self.read_ahead.clone();
+        Self { value: self.value.clone(), read_at: self.read_at, read_ahead }
     }
 }
 
@@ -226,7 +234,7 @@ impl<K, V> fmt::Debug for Kept<K, V> {
 #[cfg(test)]
 mod tests {
     use std::future::ready;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use tokio::sync::Notify;
 
@@ -257,11 +265,21 @@ mod tests {
         assert_eq!(get(&kept, Ok(Some(1))).await, Some((1, false)));
         assert_eq!(get(&kept, Ok(Some(2))).await, Some((1, false)), "still fresh");
         tokio::time::advance(AGES.fresh).await;
-        assert_eq!(kept.fresh(&1), None);
         assert_eq!(get(&kept, Ok(Some(2))).await, Some((2, false)));
         tokio::time::advance(AGES.fresh).await;
         assert_eq!(get(&kept, Ok(None)).await, None, "it was deleted");
         assert_eq!(get(&kept, Ok(Some(3))).await, Some((3, false)), "absence is not kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_use_is_read_again_before_it_is_old() {
+        let kept = kept();
+        get(&kept, Ok(Some(1))).await;
+        tokio::time::advance(AGES.fresh / 2).await;
+        assert_eq!(get(&kept, Ok(Some(2))).await, Some((1, false)), "nobody waits");
+        assert_eq!(get(&kept, Ok(Some(3))).await, Some((1, false)), "and nobody else reads");
+        tokio::task::yield_now().await;
+        assert_eq!(get(&kept, Ok(Some(4))).await, Some((2, false)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -321,6 +339,7 @@ mod tests {
         kept.insert(1, 2);
         gate.notify_one();
         assert_eq!(*old.await.unwrap().unwrap().value, 1, "it was asked before the write");
-        assert_eq!(kept.fresh(&1).as_deref(), Some(&2));
+        let found = kept.get(&1, || ready(Ok(Some(1)))).await.unwrap().unwrap();
+        assert_eq!(*found, 2);
     }
 }
