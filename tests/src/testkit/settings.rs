@@ -27,6 +27,11 @@ impl Settings {
         self
     }
 
+    /// What a key is set to.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
     /// Sets a key that is not set yet.
     pub(crate) fn or_set(&mut self, key: &str, value: impl ToString) -> &mut Self {
         self.values.entry(key.to_owned()).or_insert_with(|| value.to_string());

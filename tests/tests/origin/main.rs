@@ -3,6 +3,7 @@
 
 mod client;
 mod conformance;
+mod contract;
 mod harness;
 mod immutable;
 mod redirect;

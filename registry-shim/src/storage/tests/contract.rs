@@ -1,20 +1,20 @@
-//! What every store must keep, whatever it is made of.
+//! The stories on memory and on a directory.
 
 use object_store::memory::InMemory;
 
+use super::stories::for_each_story;
 use super::*;
-use crate::storage::{Referrer, StorageUrl, UploadError};
+use crate::config;
+use crate::storage::StorageUrl;
 
-/// Runs a contract on memory and on a directory.
 macro_rules! holds {
     ($($name:ident),* $(,)?) => {
         mod memory {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    let key = std::sync::Arc::new(super::SigningKey::generate().0);
-                    let store = std::sync::Arc::new(super::InMemory::new());
-                    super::$name(super::storage(store, &key)).await;
+                    let subject = super::subject(std::sync::Arc::new(super::InMemory::new()));
+                    super::stories::$name(subject).await;
                 }
             )*
         }
@@ -22,290 +22,20 @@ macro_rules! holds {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    let key = std::sync::Arc::new(super::SigningKey::generate().0);
                     let directory = tempfile::tempdir().unwrap();
                     let url = super::StorageUrl::Directory(directory.path().join("store"));
-                    let config = crate::config::Storage { url, ..Default::default() };
-                    super::$name(super::storage(config.open().unwrap().store, &key)).await;
+                    let config = super::config::Storage { url, ..Default::default() };
+                    let subject = super::subject(config.open().unwrap().store);
+                    super::stories::$name(subject).await;
                 }
             )*
         }
     };
 }
 
-holds!(
-    a_pushed_blob_reads_back_from_any_offset,
-    a_blob_of_several_requests_is_never_copied,
-    a_blob_pushed_twice_is_kept_once,
-    wrong_bytes_are_never_a_blob,
-    a_sha512_digest_may_come_at_the_end,
-    an_upload_goes_on_where_another_instance_stopped,
-    an_upload_is_bound_to_repository_actor_and_time,
-    of_two_requests_at_one_offset_one_wins,
-    an_upload_ends_once,
-    a_cancelled_upload_leaves_nothing,
-    a_blob_is_visible_only_where_it_is_a_member,
-    states_that_someone_changed_do_not_count,
-    manifests_keep_their_bytes,
-    tags_move_and_go,
-    lists_are_sorted_by_bytes_and_paged,
-    referrers_are_found_from_their_subject,
-);
+for_each_story!(holds);
 
-async fn a_pushed_blob_reads_back_from_any_offset(storage: Storage) {
-    // More than two parts of the store, and no multiple of anything.
-    for bytes in [0, 1, 1000, 11_000_003] {
-        let content = content(bytes);
-        let digest = push(&storage, &content).await;
-        let pointer = storage.pointer(&digest).await.unwrap().unwrap();
-        assert_eq!(pointer.size, bytes as u64);
-        assert!(read(&storage, &pointer, None).await == content);
-        if bytes > 600_000 {
-            for (offset, length) in [(0, 1), (bytes as u64 - 1, 1), (300_000, 300_000)] {
-                let expected = content.slice(offset as usize..(offset + length) as usize);
-                assert!(read(&storage, &pointer, Some((offset, length))).await == expected);
-            }
-        }
-        let list = storage.piece_list(&digest, &pointer).await.unwrap();
-        assert_eq!((list.digest(), list.size()), (digest, bytes as u64));
-    }
-}
-
-async fn a_blob_of_several_requests_is_never_copied(storage: Storage) {
-    let content = content(700_001);
-    let session = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
-    let session = session.unwrap();
-    let mut progress = Progress::new(Algorithm::Sha256);
-    for part in [0..300_000, 300_000..300_001, 300_001..700_001] {
-        let mut appender = storage.append(progress);
-        appender.write(content.slice(part)).await.unwrap();
-        progress = storage.save_upload(&session, appender).await.unwrap();
-    }
-    let digest = sha256(&content);
-    let pointer = storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
-    assert_eq!(pointer.segments.len(), 3);
-    assert!(read(&storage, &pointer, None).await == content);
-    assert!(read(&storage, &pointer, Some((299_999, 3))).await == content.slice(299_999..300_002));
-}
-
-async fn a_blob_pushed_twice_is_kept_once(storage: Storage) {
-    let content = content(1000);
-    let digest = push(&storage, &content).await;
-    let first = storage.pointer(&digest).await.unwrap();
-    push(&storage, &content).await;
-    assert_eq!(storage.pointer(&digest).await.unwrap(), first);
-    let data = storage.keys(&"data".into()).await.unwrap();
-    assert_eq!(data.len(), 1, "the second upload's bytes are taken back: {data:?}");
-}
-
-async fn wrong_bytes_are_never_a_blob(storage: Storage) {
-    let mut appender = storage.append(Progress::new(Algorithm::Sha256));
-    appender.write(content(10)).await.unwrap();
-    let progress = appender.finish().await.unwrap();
-    let claimed = sha256(b"something else");
-    let refused = storage.commit(&repository(), None, progress, &claimed).await;
-    assert!(matches!(refused, Err(UploadError::WrongDigest { .. })));
-    assert!(!storage.is_member(&repository(), &claimed).await.unwrap());
-    assert_eq!(storage.pointer(&claimed).await.unwrap(), None);
-    assert_eq!(storage.keys(&"data".into()).await.unwrap(), []);
-}
-
-async fn a_sha512_digest_may_come_at_the_end(storage: Storage) {
-    let content = content(600_000);
-    let mut appender = storage.append(Progress::new(Algorithm::Sha256));
-    appender.write(content.clone()).await.unwrap();
-    let progress = appender.finish().await.unwrap();
-    let digest = Digest::of(Algorithm::Sha512, &content);
-    let pointer = storage.commit(&repository(), None, progress, &digest).await.unwrap();
-    let list = storage.piece_list(&digest, &pointer).await.unwrap();
-    let piece = longshore_proto::piece::PieceIndex(1);
-    let range = list.range(piece).unwrap();
-    let bytes = content.slice(range.offset() as usize..range.end() as usize);
-    assert_eq!(list.verify(piece, &bytes), Ok(()));
-}
-
-async fn an_upload_goes_on_where_another_instance_stopped(storage: Storage) {
-    let content = content(300_010);
-    let begun = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
-    let id = begun.unwrap().id;
-    for part in content.chunks(100_004) {
-        // Every request finds the session in the store, as if each met another instance.
-        let found = storage.upload(id, &repository(), ACTOR, NOW_MS).await.unwrap();
-        let (session, progress) = found.unwrap();
-        let mut appender = storage.append(progress);
-        appender.write(Bytes::copy_from_slice(part)).await.unwrap();
-        storage.save_upload(&session, appender).await.unwrap();
-    }
-    let found = storage.upload(id, &repository(), ACTOR, NOW_MS).await.unwrap();
-    let (session, progress) = found.unwrap();
-    assert_eq!(progress.offset(), content.len() as u64);
-    let digest = sha256(&content);
-    let pointer = storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
-    assert!(read(&storage, &pointer, None).await == content);
-    storage.forget_upload(&session).await.unwrap();
-    assert_eq!(storage.keys(&"up".into()).await.unwrap(), []);
-}
-
-async fn an_upload_is_bound_to_repository_actor_and_time(storage: Storage) {
-    let begun = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
-    let id = begun.unwrap().id;
-    let other = "team/other".parse().unwrap();
-    let day = 24 * 60 * 60 * 1000;
-    assert!(storage.upload(id, &repository(), ACTOR, NOW_MS + day - 1).await.unwrap().is_some());
-    assert!(storage.upload(id, &repository(), ACTOR, NOW_MS + day).await.unwrap().is_none());
-    assert!(storage.upload(id, &other, ACTOR, NOW_MS).await.unwrap().is_none());
-    assert!(storage.upload(id, &repository(), "another", NOW_MS).await.unwrap().is_none());
-    let unknown = uuid::Uuid::new_v4();
-    assert!(storage.upload(unknown, &repository(), ACTOR, NOW_MS).await.unwrap().is_none());
-}
-
-async fn of_two_requests_at_one_offset_one_wins(storage: Storage) {
-    let begun = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
-    let session = begun.unwrap();
-    let mut first = storage.append(Progress::new(Algorithm::Sha256));
-    let mut second = storage.append(Progress::new(Algorithm::Sha256));
-    first.write(Bytes::from_static(b"first")).await.unwrap();
-    second.write(Bytes::from_static(b"second")).await.unwrap();
-    storage.save_upload(&session, first).await.unwrap();
-    let raced = storage.save_upload(&session, second).await;
-    assert!(matches!(raced, Err(UploadError::Raced)));
-    let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
-    let (_, progress) = found.unwrap();
-    let digest = sha256(b"first");
-    let pointer = storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
-    assert_eq!(read(&storage, &pointer, None).await, "first");
-}
-
-async fn an_upload_ends_once(storage: Storage) {
-    let content = content(1000);
-    let begun = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
-    let session = begun.unwrap();
-    let mut appender = storage.append(Progress::new(Algorithm::Sha256));
-    appender.write(content.clone()).await.unwrap();
-    let progress = storage.save_upload(&session, appender).await.unwrap();
-    let digest = sha256(&content);
-    let (again, cancel) = (progress.clone(), progress.clone());
-    let pointer = storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
-
-    // Whoever comes later, on whatever instance, must not touch the bytes that are a blob now.
-    let sha512 = Digest::of(Algorithm::Sha512, &content);
-    let second = storage.commit(&repository(), Some(&session), again, &sha512).await;
-    assert!(matches!(second, Err(UploadError::Raced)));
-    let cancelled = storage.cancel_upload(&session, &cancel).await;
-    assert!(matches!(cancelled, Err(UploadError::Raced)));
-    assert!(storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap().is_none());
-    assert!(read(&storage, &pointer, None).await == content);
-}
-
-async fn a_cancelled_upload_leaves_nothing(storage: Storage) {
-    let begun = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
-    let session = begun.unwrap();
-    let mut appender = storage.append(Progress::new(Algorithm::Sha256));
-    appender.write(content(1000)).await.unwrap();
-    let progress = storage.save_upload(&session, appender).await.unwrap();
-    storage.cancel_upload(&session, &progress).await.unwrap();
-    for prefix in ["up", "data"] {
-        assert_eq!(storage.keys(&prefix.into()).await.unwrap(), []);
-    }
-}
-
-async fn a_blob_is_visible_only_where_it_is_a_member(storage: Storage) {
-    let digest = push(&storage, &content(10)).await;
-    let other: RepositoryName = "team/app-2".parse().unwrap();
-    assert!(storage.is_member(&repository(), &digest).await.unwrap());
-    assert!(!storage.is_member(&other, &digest).await.unwrap());
-    let pointer = storage.pointer(&digest).await.unwrap().unwrap();
-    storage.add_member(&other, &digest, &pointer).await.unwrap();
-    assert!(storage.remove_member(&repository(), &digest).await.unwrap());
-    assert!(!storage.remove_member(&repository(), &digest).await.unwrap());
-    assert!(!storage.is_member(&repository(), &digest).await.unwrap());
-    assert!(storage.is_member(&other, &digest).await.unwrap());
-}
-
-async fn states_that_someone_changed_do_not_count(storage: Storage) {
-    let digest = push(&storage, &content(600_000)).await;
-    let pointer = storage.pointer(&digest).await.unwrap().unwrap();
-    let right = storage.piece_list(&digest, &pointer).await.unwrap();
-    let key = super::super::layout::states(&digest);
-    let mut kept = storage.read(&key).await.unwrap().unwrap().to_vec();
-    *kept.last_mut().unwrap() ^= 1;
-    storage.overwrite(&key, kept.into()).await.unwrap();
-    assert_eq!(storage.piece_list(&digest, &pointer).await.unwrap(), right);
-    // What was computed is kept in place of it.
-    let kept = storage.read(&key).await.unwrap().unwrap();
-    assert!(kept.ends_with(right.states()));
-    storage.delete(&key).await.unwrap();
-    assert_eq!(storage.piece_list(&digest, &pointer).await.unwrap(), right);
-}
-
-async fn manifests_keep_their_bytes(storage: Storage) {
-    let (digest, manifest) = manifest("{\n \"a\": 1 }\n\n");
-    assert_eq!(storage.manifest(&repository(), &digest).await.unwrap(), None);
-    storage.put_manifest(&repository(), &digest, &manifest).await.unwrap();
-    assert_eq!(storage.manifest(&repository(), &digest).await.unwrap(), Some(manifest));
-    assert!(storage.delete_manifest(&repository(), &digest).await.unwrap());
-    assert!(!storage.delete_manifest(&repository(), &digest).await.unwrap());
-    assert_eq!(storage.manifest(&repository(), &digest).await.unwrap(), None);
-}
-
-async fn tags_move_and_go(storage: Storage) {
-    let tag = "v1".parse().unwrap();
-    for text in [b"one", b"two"] {
-        let record = tag_record(sha256(text));
-        storage.put_tag(&repository(), &tag, &record).await.unwrap();
-        assert_eq!(storage.tag(&repository(), &tag).await.unwrap(), Some(record));
-    }
-    assert!(storage.delete_tag(&repository(), &tag).await.unwrap());
-    assert!(!storage.delete_tag(&repository(), &tag).await.unwrap());
-    assert_eq!(storage.tag(&repository(), &tag).await.unwrap(), None);
-    assert_eq!(storage.keys(&"repo/team/app!/log".into()).await.unwrap().len(), 2);
-}
-
-async fn lists_are_sorted_by_bytes_and_paged(storage: Storage) {
-    let names = ["a", "a-b", "a.b", "a/b", "a/b-c", "ab", "b"];
-    for name in names.iter().rev() {
-        storage.add_repository(&name.parse().unwrap()).await.unwrap();
-    }
-    let all = storage.repositories(None, 100).await.unwrap();
-    assert_eq!((all.items.as_slice(), all.more), (names.map(String::from).as_slice(), false));
-    let mut paged = Vec::new();
-    let mut last: Option<String> = None;
-    loop {
-        let page = storage.repositories(last.as_deref(), 2).await.unwrap();
-        last = page.items.last().cloned();
-        paged.extend(page.items);
-        if !page.more {
-            break;
-        }
-    }
-    assert_eq!(paged, names);
-
-    for tag in ["B", "a", "1", "A"] {
-        let record = tag_record(sha256(b"x"));
-        storage.put_tag(&repository(), &tag.parse().unwrap(), &record).await.unwrap();
-    }
-    let tags = storage.tags(&repository(), Some("1"), 2).await.unwrap();
-    assert_eq!((tags.items, tags.more), (vec!["A".to_owned(), "B".to_owned()], true));
-    assert_eq!(storage.tags(&repository(), None, 0).await.unwrap().items, Vec::<String>::new());
-    // A repository whose name begins with this one's has tags of its own.
-    assert_eq!(storage.tags(&"team".parse().unwrap(), None, 9).await.unwrap().items.len(), 0);
-}
-
-async fn referrers_are_found_from_their_subject(storage: Storage) {
-    let (subject, other) = (sha256(b"subject"), sha256(b"other"));
-    let referrer = |text: &[u8]| Referrer {
-        media_type: "m".into(),
-        digest: sha256(text),
-        size: 1,
-        artifact_type: "a".into(),
-        annotations: std::collections::BTreeMap::new(),
-    };
-    for text in [b"1", b"2"] {
-        storage.put_referrer(&repository(), &subject, &referrer(text)).await.unwrap();
-    }
-    assert_eq!(storage.referrers(&repository(), &subject, 9).await.unwrap().len(), 2);
-    assert_eq!(storage.referrers(&repository(), &subject, 1).await.unwrap().len(), 1);
-    assert_eq!(storage.referrers(&repository(), &other, 9).await.unwrap(), []);
-    storage.delete_referrer(&repository(), &subject, &sha256(b"1")).await.unwrap();
-    assert_eq!(storage.referrers(&repository(), &subject, 9).await.unwrap(), [referrer(b"2")]);
+fn subject(store: Arc<dyn ObjectStore>) -> Subject {
+    let key = Arc::new(SigningKey::generate().0);
+    Subject::new(storage(store.clone(), &key), store)
 }
