@@ -185,8 +185,26 @@ impl Storage {
         Ok(())
     }
 
-    /// Writes unless something is there; whether this call wrote.
+    /// Writes unless something is there; whether this call wrote. Where the store does not refuse,
+    /// of two calls at one moment both may be told yes.
     async fn create(&self, key: &Path, content: Bytes) -> Result<bool, StorageError> {
+        if !self.capabilities().conditional_create && self.exists(key).await? {
+            return Ok(false);
+        }
+        self.create_blindly(key, content).await
+    }
+
+    /// As [`Self::create`], of content that no other call writes: what a lost answer left of this
+    /// very call counts as written.
+    async fn claim_key(&self, key: &Path, content: Bytes) -> Result<bool, StorageError> {
+        if self.create(key, content.clone()).await? {
+            return Ok(true);
+        }
+        Ok(self.read(key).await? == Some(content))
+    }
+
+    /// A Create as the store understands it.
+    async fn create_blindly(&self, key: &Path, content: Bytes) -> Result<bool, StorageError> {
         let payload = PutPayload::from_bytes(content);
         match self.store.put_opts(key, payload, PutMode::Create.into()).await {
             Ok(_) => Ok(true),

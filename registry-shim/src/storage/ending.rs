@@ -29,10 +29,11 @@ impl Storage {
         session: &Session,
     ) -> Result<Option<object_store::path::Path>, StorageError> {
         let end = layout::upload_end(session.id);
+        let own = Uuid::new_v4().simple().to_string();
         if self.capabilities().conditional_create {
-            return Ok(self.create(&end, Bytes::new()).await?.then_some(end));
+            return Ok(self.claim_key(&end, own.into()).await?.then_some(end));
         }
-        let mine = end.clone().join(Uuid::new_v4().simple().to_string());
+        let mine = end.clone().join(own);
         self.overwrite(&mine, Bytes::new()).await?;
         if self.keys(&end).await? == [mine.clone()] {
             return Ok(Some(mine));

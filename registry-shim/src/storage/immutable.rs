@@ -11,6 +11,9 @@ use wildmatch::WildMatch;
 
 use super::{Storage, StorageError, TagRecord, encode, layout};
 
+/// Races that nobody won, in a row.
+const CREATE_ATTEMPTS: usize = 3;
+
 /// `REPOSITORY:TAG`, with `*` for any characters, `/` too, and `?` for one.
 #[derive(Clone)]
 pub struct TagPattern {
@@ -73,16 +76,22 @@ impl Storage {
             return Err(StorageError::NotNow("immutable tags wait for the store to be back"));
         }
         let log = self.log_tag(repository, tag, record).await?;
-        if self.create(&layout::tag(repository, tag), encode(record)).await? {
-            return Ok(());
+        for _ in 0..CREATE_ATTEMPTS {
+            if self.create(&layout::tag(repository, tag), encode(record)).await? {
+                return Ok(());
+            }
+            // Perhaps the refusal was of a retry, and what is there is this very record; perhaps it
+            // was of a race that nobody won (S3 answers 409), and nothing is there.
+            if let Some(there) = self.tag(repository, tag).await? {
+                let outcome = same(record, &there);
+                if outcome.is_err() {
+                    self.delete(&log).await?;
+                }
+                return outcome;
+            }
         }
-        // Perhaps the refusal was of a retry, and what is there is this very record.
-        let there = self.tag(repository, tag).await?;
-        let outcome = there.map_or(Ok(()), |there| same(record, &there));
-        if outcome.is_err() {
-            self.delete(&log).await?;
-        }
-        outcome
+        self.delete(&log).await?;
+        Err(StorageError::NotNow("several pushes of this tag hinder each other"))
     }
 }
 

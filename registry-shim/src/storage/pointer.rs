@@ -151,7 +151,8 @@ impl Storage {
         }
         let record = PointerRecord { v: RECORD_VERSION, size, segments: pointer.segments.clone() };
         let key = layout::pointer(digest, &pointer.generation);
-        self.create(&key, encode(&record)).await?;
+        // A generation is one call's own: there is nothing to overwrite, and a retry is the same.
+        self.overwrite(&key, encode(&record)).await?;
         // After a pause of days the segments may be gone, and nobody may rely on them.
         if !in_time(&pointer) {
             self.delete(&key).await?;

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use serde::{Deserialize, Serialize};
 use time::macros::format_description;
 use uuid::Uuid;
@@ -89,9 +89,9 @@ impl SegmentWriter {
                 parts.finish().await?;
             }
             None => {
+                // The key is this writer's own: a retry of the store's client must not be refused.
                 let payload = PutPayload::from_iter(self.head);
-                let store = &self.storage.store;
-                store.put_opts(&self.key, payload, PutMode::Create.into()).await?;
+                self.storage.store.put(&self.key, payload).await?;
             }
         }
         Ok(Some(Segment { key: self.key.to_string(), len: self.length }))

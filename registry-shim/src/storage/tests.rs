@@ -5,6 +5,7 @@ mod charge;
 mod contract;
 mod crash;
 mod faulty;
+mod races;
 mod stories;
 mod support;
 mod upload;

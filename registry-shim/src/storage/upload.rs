@@ -21,6 +21,8 @@ use super::{
 
 /// How long an upload may take: a day.
 const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
+/// How often an upload is looked for again whose progress went away under the reader.
+const FIND_ATTEMPTS: usize = 4;
 
 /// An upload that was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,7 +200,7 @@ impl Storage {
             algorithm: algorithm.name().to_owned(),
             expires_at_ms: now_ms + SESSION_MS,
         };
-        self.create(&layout::upload_session(session.id), encode(&record)).await?;
+        self.overwrite(&layout::upload_session(session.id), encode(&record)).await?;
         Ok(session)
     }
 
@@ -210,33 +212,40 @@ impl Storage {
         actor: &str,
         now_ms: u64,
     ) -> Result<Option<(Session, Progress)>, StorageError> {
-        let key = layout::upload_session(id);
-        let Some(record) = self.read_record::<SessionRecord>(&key).await? else { return Ok(None) };
-        let bound = record.repository == *repository && record.actor == actor;
-        if !bound || record.expires_at_ms <= now_ms {
-            return Ok(None);
+        for _ in 0..FIND_ATTEMPTS {
+            let key = layout::upload_session(id);
+            let record = self.read_record::<SessionRecord>(&key).await?;
+            let ours = |record: &SessionRecord| {
+                record.repository == *repository
+                    && record.actor == actor
+                    && now_ms < record.expires_at_ms
+            };
+            let Some(record) = record.filter(ours) else { return Ok(None) };
+            let keys = self.keys(&layout::upload(id)).await?;
+            let end = layout::upload_end(id);
+            if keys.iter().any(|key| key.prefix_matches(&end)) {
+                return Ok(None);
+            }
+            let progresses = layout::upload_progresses(id);
+            let session = Session { id, repository: repository.clone() };
+            let Some(key) = keys.iter().rfind(|key| key.prefix_matches(&progresses)) else {
+                let algorithm = match record.algorithm.as_str() {
+                    "sha512" => Algorithm::Sha512,
+                    _ => Algorithm::Sha256,
+                };
+                return Ok(Some((session, Progress::new(algorithm))));
+            };
+            // One that went since the listing gave way to another, or its upload has ended.
+            if let Some(progress) = self.read_progress(key).await? {
+                return Ok(Some((session, progress)));
+            }
         }
-        let algorithm = match record.algorithm.as_str() {
-            "sha512" => Algorithm::Sha512,
-            _ => Algorithm::Sha256,
-        };
-        let keys = self.keys(&layout::upload(id)).await?;
-        let end = layout::upload_end(id);
-        if keys.iter().any(|key| key.prefix_matches(&end)) {
-            return Ok(None);
-        }
-        let progresses = layout::upload_progresses(id);
-        let progress = match keys.iter().rfind(|key| key.prefix_matches(&progresses)) {
-            None => Progress::new(algorithm),
-            Some(key) => self.read_progress(key).await?,
-        };
-        Ok(Some((Session { id, repository: repository.clone() }, progress)))
+        Err(StorageError::Contended)
     }
 
-    async fn read_progress(&self, key: &Path) -> Result<Progress, StorageError> {
+    async fn read_progress(&self, key: &Path) -> Result<Option<Progress>, StorageError> {
         let record: Option<ProgressRecord> = self.read_record(key).await?;
-        let record = record.ok_or_else(|| StorageError::corrupt(key, "progress went away"))?;
-        record.into_progress(key)
+        record.map(|record| record.into_progress(key)).transpose()
     }
 
     /// Takes more bytes for an upload.
@@ -274,7 +283,8 @@ impl Storage {
         let (key, record) =
             (layout::upload_progress(session.id, from), encode(&ProgressRecord::of(progress)));
         if self.capabilities().conditional_create {
-            let created = self.create(&key, record).await?;
+            // Its segments' names make the record unlike any other call's.
+            let created = self.claim_key(&key, record).await?;
             if !created {
                 self.discard(&progress.segments[progress.saved..]).await;
             }
@@ -311,7 +321,11 @@ impl Storage {
         claimed: &Digest,
     ) -> Result<Verified, UploadError> {
         let Progress { segments, saved, hasher } = progress;
-        let hashed = self.hashed_as(claimed.algorithm(), &segments, hasher).await?;
+        let hashed = match self.hashed_as(claimed.algorithm(), &segments, hasher).await {
+            // Whoever cancelled the upload meanwhile took its bytes.
+            Err(StorageError::Corrupt { .. }) => return Err(UploadError::Raced),
+            hashed => hashed?,
+        };
         if hashed.digest == *claimed {
             return Ok(Verified { segments, saved, hashed });
         }
