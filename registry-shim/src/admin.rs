@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::process;
+use crate::regions::Readiness;
 use crate::registry::Registry;
 use crate::serve::{BoxError, Handler, Peer};
 
@@ -59,6 +60,12 @@ impl Admin {
     async fn readiness(&self) -> (StatusCode, &'static str, String) {
         if self.0.draining.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n".to_owned());
+        }
+        if let Some(regions) = &self.0.registry.regions {
+            // They probe on their own, and serve on with one store of two.
+            let Readiness { serves, text } = regions.readiness();
+            let status = if serves { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            return (status, PLAIN, format!("{text}\n"));
         }
         match self.probe().await {
             Ok(()) => (StatusCode::OK, PLAIN, "ok\n".to_owned()),

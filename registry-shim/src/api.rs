@@ -3,6 +3,7 @@
 //! Source: OCI distribution-spec 1.1.1. Every request is parsed into types, then asks the gate,
 //! then the caches. A blob streams both ways through bounded buffers; nothing here holds one whole.
 
+mod absence;
 mod base;
 mod blob;
 mod body;
@@ -80,8 +81,15 @@ pub(crate) async fn handle(
         Some(Ok(route)) => {
             let label = route.label();
             trail = Trail::begin(&route, parts.method.as_str(), query);
+            // Only regions have two stores, of which one may be away.
+            let regional = registry.regions.as_ref().and_then(|_| route.repository().cloned());
             let answer = dispatch(registry, &parts, peer, route, &mut body, &mut trail);
-            (label, answer.instrument(span.clone()).await)
+            let answer = answer.instrument(span.clone()).await;
+            let certain = |error: ApiError| match &regional {
+                Some(name) => error.if_certain(registry, name, &parts.method),
+                None => error,
+            };
+            (label, answer.map_err(certain))
         }
     };
     let mut response = match answer {

@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod cache;
+mod regions;
 mod storage;
 pub mod tls;
 
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 pub use cache::Cache;
+pub use regions::{Region, Regions};
 pub use storage::Storage;
 
 /// Read when `--config` names no file; may be missing.
@@ -33,7 +35,7 @@ pub fn settings() -> &'static [Setting] {
 
 /// Each section's file owns its own.
 const SECTIONS: &[&[Setting]] =
-    &[BASE, auth::SETTINGS, cache::SETTINGS, storage::SETTINGS, tls::SETTINGS];
+    &[BASE, auth::SETTINGS, cache::SETTINGS, regions::SETTINGS, storage::SETTINGS, tls::SETTINGS];
 
 const BASE: &[Setting] = &[
     Setting {
@@ -99,6 +101,8 @@ pub struct Config {
     pub tls: tls::Tls,
     /// Logging.
     pub log: Log,
+    /// Stores in several regions.
+    pub regions: Regions,
 }
 
 /// `[serve]`

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod notify;
 mod plan;
 pub mod process;
+pub mod regions;
 pub mod registry;
 pub mod reload;
 mod rpc;
@@ -29,7 +30,7 @@ pub mod tracker;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use longshore_proto::sign::PublicKey;
+use longshore_proto::sign::{PublicKey, SigningKey};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,7 @@ use config::Config;
 use front::Front;
 use keys::KeyFileError;
 use metrics::Metrics;
+use regions::Regions;
 use registry::Registry;
 use reload::Reload;
 use serve::{Ends, Limits, ServeMetrics, Tls, TlsError};
@@ -90,7 +92,10 @@ impl Instance {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         // Before the store: a missing key is told whatever else is wrong.
         load_key(config, true)?;
-        Self::start_over(config, config.storage.open()?).await
+        if config.regions.region.is_empty() {
+            return Self::start_over(config, config.storage.open()?).await;
+        }
+        Self::start_over_regions(config, Regions::open_stores(config)?).await
     }
 
     /// Over a store that the caller opened; `storage.url` then only says whether a key may be made.
@@ -98,6 +103,18 @@ impl Instance {
         config: &Config,
         opened: impl Into<OpenedStore>,
     ) -> Result<Self, StartError> {
+        Self::start_with(config, Stores::One(opened.into())).await
+    }
+
+    /// Over the stores of the regions that the configuration names, in its order.
+    pub async fn start_over_regions(
+        config: &Config,
+        opened: Vec<OpenedStore>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, Stores::Regions(opened)).await
+    }
+
+    async fn start_with(config: &Config, stores: Stores) -> Result<Self, StartError> {
         let key = load_key(config, true)?;
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
         let metrics = Metrics::new();
@@ -107,10 +124,11 @@ impl Instance {
         let tls = Tls::open(&config.tls, metrics.tls.clone()).map_err(bad_tls)?;
         let listener = listen("serve.listen", config.serve.listen)?;
         let admin = listen("admin.listen", config.admin.listen)?;
-        let storage = open_storage(config, opened.into(), key.clone()).await?;
+        let (storage, regions) = stores.open(config, &key, &metrics).await?;
         let period_ms = config.tracker.announce_period_ms;
         let registry = Arc::new(Registry {
-            storage: CachedStorage::new(storage, key.clone(), &config.cache),
+            storage,
+            regions,
             auth,
             audit,
             tokens,
@@ -170,6 +188,11 @@ impl Instance {
             Ends { drain: ended.clone(), ..Ends::default() },
         );
         let sweep = registry.tracker.sweep(ended.clone());
+        let regions = async {
+            if let Some(regions) = &registry.regions {
+                regions.run(ended.clone()).await;
+            }
+        };
         let files = async {
             if let Some(tls) = &self.tls {
                 tls.watch(registry.reload.subscribe(), ended.clone()).await;
@@ -188,7 +211,34 @@ impl Instance {
             registry.tasks.wait().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, files, front);
+        tokio::join!(admin, sweep, regions, files, front);
+    }
+}
+
+/// One store, or one for each region.
+#[derive(Debug)]
+enum Stores {
+    One(OpenedStore),
+    Regions(Vec<OpenedStore>),
+}
+
+impl Stores {
+    async fn open(
+        self,
+        config: &Config,
+        key: &Arc<SigningKey>,
+        metrics: &Metrics,
+    ) -> Result<(CachedStorage, Option<Regions>), StartError> {
+        match self {
+            Self::One(opened) => {
+                let storage = open_storage(config, opened, key.clone()).await?;
+                Ok((CachedStorage::new(storage, key.clone(), &config.cache), None))
+            }
+            Self::Regions(opened) => {
+                let regions = Regions::open(config, opened, key, &metrics.regions).await?;
+                Ok((regions.default_storage().clone(), Some(regions)))
+            }
+        }
     }
 }
 
@@ -232,7 +282,12 @@ pub fn load_key(
     config: &Config,
     first_start: bool,
 ) -> Result<Arc<longshore_proto::sign::SigningKey>, StartError> {
-    let may_make = first_start && config.storage.url.is_local();
+    let regions = &config.regions.region;
+    let is_local = match regions.is_empty() {
+        true => config.storage.url.is_local(),
+        false => regions.iter().all(|region| region.storage.url.is_local()),
+    };
+    let may_make = first_start && is_local;
     let loaded = keys::load(&config.identity.signing_key_file, may_make);
     loaded.map(Arc::new).map_err(|error: KeyFileError| StartError::Config {
         key: "identity.signing_key_file",

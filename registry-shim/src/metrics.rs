@@ -7,6 +7,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::auth::AuthMetrics;
+use crate::regions::RegionMetrics;
 use crate::serve::{ServeMetrics, TlsMetrics};
 use crate::tracker::TrackerMetrics;
 
@@ -64,6 +65,8 @@ pub struct Metrics {
     pub auth: AuthMetrics,
     /// The tracker's.
     pub tracker: TrackerMetrics,
+    /// The regions'; empty without any.
+    pub regions: RegionMetrics,
 }
 
 impl Metrics {
@@ -84,6 +87,7 @@ impl Metrics {
             plans_failed: Counter::default(),
             auth: AuthMetrics::default(),
             tracker: TrackerMetrics::default(),
+            regions: RegionMetrics::default(),
         }
     }
 
@@ -103,6 +107,7 @@ impl Metrics {
         registry.register("plans_failed", "Plan items that failed", self.plans_failed.clone());
         self.auth.register(registry.sub_registry_with_prefix("auth"));
         self.tracker.register(registry.sub_registry_with_prefix("tracker"));
+        self.regions.register(registry.sub_registry_with_prefix("region"));
     }
 
     /// A counter of sent bytes.

@@ -138,6 +138,10 @@ async fn plan_item(
         Err(Stop::HungUp) => return false,
         Err(Stop::Failed(error)) => {
             registry.metrics.plans_failed.inc();
+            let error = match item.repository.parse() {
+                Ok(name) => error.if_certain(&registry, &name, &http::Method::GET),
+                Err(_) => error,
+            };
             tracing::debug!(code = error.code().as_str(), error = error.message(), "no plan");
             Event::Error(rpc::PlanError {
                 code: error.code().as_str().to_owned(),

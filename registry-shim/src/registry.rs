@@ -14,14 +14,18 @@ use crate::auth::audit::Audit;
 use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
 use crate::metrics::Metrics;
+use crate::regions::Regions;
 use crate::reload::Reload;
 use crate::tracker::TrackerHandle;
 
 /// One instance of the registry.
 #[derive(Debug)]
 pub struct Registry {
-    /// The store, with memory. Handlers ask [`Registry::storage_of`].
+    /// The store, with memory; with regions that of the default. Handlers ask
+    /// [`Registry::storage_of`].
     pub storage: CachedStorage,
+    /// Where there is more than one store.
+    pub regions: Option<Regions>,
     /// Who asks, what they may do.
     pub auth: Auth,
     /// Who did what.
@@ -50,8 +54,19 @@ pub struct Registry {
 
 impl Registry {
     /// The store that holds `repository`.
-    pub const fn storage_of(&self, _repository: &RepositoryName) -> &CachedStorage {
-        &self.storage
+    pub fn storage_of(&self, repository: &RepositoryName) -> &CachedStorage {
+        self.regions.as_ref().map_or(&self.storage, |regions| regions.of(repository))
+    }
+
+    /// Every storage, for what concerns all repositories.
+    pub fn storages(&self) -> impl Iterator<Item = &CachedStorage> {
+        let only = self.regions.is_none().then_some(&self.storage);
+        only.into_iter().chain(self.regions.iter().flat_map(Regions::storages))
+    }
+
+    /// Whether a blob of the one repository can be mounted into the other.
+    pub fn same_home(&self, a: &RepositoryName, b: &RepositoryName) -> bool {
+        self.regions.as_ref().is_none_or(|regions| regions.same_home(a, b))
     }
 }
 

@@ -48,6 +48,7 @@ pub use charge::{Charge, Holding, Released};
 pub use claim::{CLOCK_SKEW_MS, GRACE_MIN_MS, Item};
 pub use clock::{Clock, SystemClock};
 pub use error::StorageError;
+pub(crate) use error::is_full;
 pub use immutable::{InvalidTagPattern, TagPattern};
 pub use listing::Page;
 pub use manifest::StoredManifest;

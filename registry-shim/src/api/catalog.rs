@@ -5,6 +5,7 @@ use longshore_proto::ErrorCode;
 use serde::Serialize;
 
 use super::{Answer, ApiError, Call, header_value, json};
+use crate::storage::Page;
 
 /// Names that are read from the store at once.
 const SCAN_ITEMS: usize = 1001;
@@ -41,9 +42,12 @@ async fn visible(
     if items == 0 {
         return Ok((shown, false));
     }
-    let storage = call.registry.storage.storage();
     for _ in 0..SCANS_MAX {
-        let page = storage.repositories(after.as_deref(), SCAN_ITEMS).await?;
+        let mut pages = Vec::new();
+        for storage in call.registry.storages() {
+            pages.push(storage.storage().repositories(after.as_deref(), SCAN_ITEMS).await?);
+        }
+        let page = Page::merge(pages, SCAN_ITEMS);
         after = page.items.last().cloned();
         let may_see = |name: &String| {
             name.parse().is_ok_and(|name| call.registry.auth.lists(&call.actor, &name))

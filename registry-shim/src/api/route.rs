@@ -67,6 +67,19 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The repository that it lies in.
+    pub(super) const fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Base | Self::Catalog | Self::Token => None,
+            Self::Tags(name)
+            | Self::Uploads(name)
+            | Self::Manifest(name, _)
+            | Self::Blob(name, _)
+            | Self::Upload(name, _)
+            | Self::Referrers(name, _) => Some(name),
+        }
+    }
+
     /// Its name in metrics.
     pub(super) const fn label(&self) -> &'static str {
         match self {

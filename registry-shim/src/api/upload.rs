@@ -71,7 +71,9 @@ async fn mount(
     let Some(from) = call.query.get("from") else { return Ok(false) };
     let digest: Digest = digest.parse()?;
     let from = repository_name(&from)?;
-    if call.authorize(Action::Pull, &from).is_err() {
+    // Another region's bytes lie in another store.
+    let apart = !call.registry.same_home(&from, repository);
+    if apart || call.authorize(Action::Pull, &from).is_err() {
         return Ok(false);
     }
     let Some(pointer) = call.storage(&from).member(&from, &digest).await? else { return Ok(false) };

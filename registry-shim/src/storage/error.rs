@@ -55,7 +55,7 @@ impl StorageError {
 }
 
 /// Looks for ENOSPC or EDQUOT among the causes.
-fn is_full(error: &object_store::Error) -> bool {
+pub(crate) fn is_full(error: &object_store::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let mut cause = error.source();
     while let Some(error) = cause {

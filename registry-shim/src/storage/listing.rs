@@ -18,6 +18,17 @@ pub struct Page<T> {
     pub more: bool,
 }
 
+impl<T: Ord> Page<T> {
+    /// One page of several that begin after the same name: the `limit` smallest names.
+    pub fn merge(pages: Vec<Self>, limit: usize) -> Self {
+        let more = pages.iter().any(|page| page.more);
+        let names: BTreeSet<T> = pages.into_iter().flat_map(|page| page.items).collect();
+        let found = names.len();
+        let items: Vec<T> = names.into_iter().take(limit).collect();
+        Self { more: more || found > items.len(), items }
+    }
+}
+
 impl Storage {
     /// The `limit` smallest names under `prefix` that come after `after`.
     pub(super) async fn page<T: Ord + AsRef<str>>(

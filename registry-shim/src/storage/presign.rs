@@ -40,6 +40,12 @@ impl Presigner {
         Self { signer, prefix, expiry }
     }
 
+    /// For a layout that begins at `directory` below this one.
+    pub fn within(&self, directory: &Path) -> Self {
+        let prefix = Path::from_iter(self.prefix.parts().chain(directory.parts()));
+        Self { signer: self.signer.clone(), prefix, expiry: self.expiry }
+    }
+
     /// A URL of the blob's bytes; `None` where the registry has to send them.
     pub async fn presign(&self, pointer: &Pointer) -> Option<Presigned> {
         let [segment] = pointer.segments.as_slice() else { return None };
@@ -63,12 +69,22 @@ impl Presigner {
 impl Storage {
     /// A URL of the blob's bytes at the store; `None` where the registry has to send them.
     pub async fn presign(&self, pointer: &Pointer) -> Option<Presigned> {
-        self.presigner.as_ref()?.presign(pointer).await
+        match &self.standing {
+            Some(standing) => standing.presign(pointer).await,
+            None => self.presigner.as_ref()?.presign(pointer).await,
+        }
     }
 
     /// Whether any blob may be answered with a redirect.
-    pub const fn redirects(&self) -> bool {
-        self.presigner.is_some()
+    pub fn redirects(&self) -> bool {
+        let standing = self.standing.as_ref();
+        standing.map_or(self.presigner.is_some(), |standing| standing.redirects())
+    }
+
+    /// Changes when URLs that were signed before are not to be handed out any more: another store
+    /// is to be used from now on.
+    pub fn redirect_epoch(&self) -> u64 {
+        self.standing.as_ref().map_or(0, |standing| standing.redirect_epoch())
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::fmt::Debug;
 
+use futures::future::BoxFuture;
 use longshore_proto::RepositoryName;
 
-use super::Capabilities;
+use super::{Capabilities, Pointer, Presigned};
 
 /// Where a storage reads and writes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,4 +47,13 @@ pub trait Standing: Debug + Send + Sync {
     /// Whether something of `repository` may have been acknowledged that cannot be read now:
     /// then its absence is no answer.
     fn may_lack(&self, repository: &RepositoryName) -> bool;
+
+    /// A URL of the blob's bytes at a store that clients reach.
+    fn presign<'a>(&'a self, pointer: &'a Pointer) -> BoxFuture<'a, Option<Presigned>>;
+
+    /// Whether any blob may be answered with a redirect.
+    fn redirects(&self) -> bool;
+
+    /// Changes with the store that redirects lead to.
+    fn redirect_epoch(&self) -> u64;
 }

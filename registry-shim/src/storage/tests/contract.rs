@@ -18,6 +18,22 @@ macro_rules! holds {
                 }
             )*
         }
+        mod regions_in_health {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(crate::regions::tests::storage_for_contract(false).await).await;
+                }
+            )*
+        }
+        mod regions_failed_over {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(crate::regions::tests::storage_for_contract(true).await).await;
+                }
+            )*
+        }
         mod directory {
             $(
                 #[tokio::test]
