@@ -181,12 +181,14 @@ async fn tag_of(storage: &Storage) -> Option<Digest> {
 }
 
 /// A storage over two stores, for the contract that every storage keeps.
-pub(crate) async fn storage_for_contract(failed_over: bool) -> Storage {
+pub(crate) async fn storage_for_contract(
+    failed_over: bool,
+) -> (Storage, Arc<dyn object_store::ObjectStore>) {
     let world = World::new();
     if failed_over {
         world.eu.set(Mode::Failing);
     }
     let process = world.process().await;
     assert_eq!(process.home().state().is_primary(), !failed_over);
-    process.storage().clone()
+    (process.storage().clone(), Arc::new(RegionStore(process.home().clone())))
 }

@@ -22,7 +22,8 @@ macro_rules! holds {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    super::$name(crate::regions::tests::storage_for_contract(false).await).await;
+                    let (storage, store) = crate::regions::tests::storage_for_contract(false).await;
+                    super::stories::$name(super::Subject::new(storage, store)).await;
                 }
             )*
         }
@@ -30,7 +31,8 @@ macro_rules! holds {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    super::$name(crate::regions::tests::storage_for_contract(true).await).await;
+                    let (storage, store) = crate::regions::tests::storage_for_contract(true).await;
+                    super::stories::$name(super::Subject::new(storage, store)).await;
                 }
             )*
         }
