@@ -256,6 +256,7 @@ pub async fn open_storage(
     let storage = Storage::open(store, key).await.map_err(failed)?;
     let patterns = &config.storage.immutable_tags;
     let storage = storage.with_presigner(presigner).with_immutable_tags(patterns);
+    let storage = storage.listing_in_order(config.storage.url.lists_in_order());
     let conditional_create = storage.capabilities().conditional_create;
     let redirects = storage.redirects();
     tracing::info!(store = %name, conditional_create, redirects, "storage is open");

@@ -81,6 +81,8 @@ pub struct Storage {
     presigner: Option<Presigner>,
     /// Tags that never move.
     immutable_tags: Arc<[TagPattern]>,
+    /// Whether the store lists keys in the order of their bytes.
+    lists_in_order: bool,
     /// Blobs that are read for nothing but their hash states.
     hashing: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
@@ -97,6 +99,7 @@ impl Storage {
             standing: None,
             presigner: None,
             immutable_tags: Arc::default(),
+            lists_in_order: false,
             hashing,
             clock: Arc::new(SystemClock),
         }
@@ -106,6 +109,12 @@ impl Storage {
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         Self { clock, ..self }
+    }
+
+    /// Over a store of which is known that it lists in order, or that it may not.
+    #[must_use]
+    pub fn listing_in_order(self, lists_in_order: bool) -> Self {
+        Self { lists_in_order, ..self }
     }
 
     /// Over a store that is made of several; `standing` knows where it stands.

@@ -76,14 +76,17 @@ async fn send(
     Ok(response)
 }
 
-/// To the store, which answers any `Range` itself. An `If-Range` names our version and not its.
+/// To the store, which answers a `Range` itself. An `If-Range` names our version and not its, and
+/// not every store knows the last N bytes.
 async fn redirect(
     call: &Call<'_>,
     repository: &RepositoryName,
     digest: &Digest,
     pointer: &Pointer,
 ) -> Option<Response<Body>> {
-    if call.is_head() || pointer.size == 0 || call.header(&IF_RANGE).is_some() {
+    let asked = call.header(&RANGE).and_then(RequestedRange::parse);
+    let ours = call.header(&IF_RANGE).is_some() || matches!(asked, Some(RequestedRange::Last(_)));
+    if call.is_head() || pointer.size == 0 || ours {
         return None;
     }
     let location = call.storage(repository).redirect(digest, pointer).await?;

@@ -26,6 +26,7 @@ impl Storage {
         limit: usize,
     ) -> Result<Page<String>, StorageError> {
         let name = |key: &_| layout::repository_of_catalog(key).map(String::from);
-        self.page(&layout::catalog(), after, limit, name).await
+        let from = after.and_then(|after| Some(layout::catalog_entry(&after.parse().ok()?)));
+        self.page(&layout::catalog(), after, from.as_ref(), limit, name).await
     }
 }

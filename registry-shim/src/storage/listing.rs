@@ -30,17 +30,22 @@ impl<T: Ord> Page<T> {
 }
 
 impl Storage {
-    /// The `limit` smallest names under `prefix` that come after `after`.
+    /// The `limit` smallest names under `prefix` that come after `after`, whose key is `from` where
+    /// it can have one. A store that lists in order is read no further than the page.
     pub(super) async fn page<T: Ord + AsRef<str>>(
         &self,
         prefix: &Path,
         after: Option<&str>,
+        from: Option<&Path>,
         limit: usize,
         name_of: impl Fn(&Path) -> Option<T>,
     ) -> Result<Page<T>, StorageError> {
         let mut smallest = BTreeSet::new();
         let mut more = false;
-        let mut listing = self.store.list(Some(prefix));
+        let mut listing = match from {
+            Some(from) => self.store.list_with_offset(Some(prefix), from),
+            None => self.store.list(Some(prefix)),
+        };
         while let Some(object) = listing.try_next().await? {
             let Some(name) = name_of(&object.location) else { continue };
             if after.is_some_and(|after| name.as_ref() <= after) {
@@ -50,6 +55,9 @@ impl Storage {
             if smallest.len() > limit {
                 smallest.pop_last();
                 more = true;
+                if self.lists_in_order {
+                    break;
+                }
             }
         }
         Ok(Page { items: smallest.into_iter().collect(), more })

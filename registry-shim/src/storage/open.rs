@@ -117,6 +117,17 @@ impl fmt::Display for StorageUrl {
 }
 
 impl StorageUrl {
+    /// Whether it lists keys in the order of their bytes: then a page of a list costs a page. A
+    /// directory lists as it likes, and so do S3's directory buckets and Azure's hierarchical
+    /// accounts.
+    pub fn lists_in_order(&self) -> bool {
+        match self {
+            Self::Memory | Self::Google(_) => true,
+            Self::S3(bucket) => !bucket.name.ends_with("--x-s3"),
+            Self::Directory(_) | Self::Azure(_) => false,
+        }
+    }
+
     /// Whether only this machine can read the store, so that keys may be made at first start.
     pub const fn is_local(&self) -> bool {
         matches!(self, Self::Directory(_) | Self::Memory)

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use longshore_proto::{Digest, RepositoryName};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::{Storage, StorageError, encode, layout};
-
-/// Descriptors that are read from the store at once.
-const READS_IN_FLIGHT_MAX: usize = 16;
+use super::{Page, Storage, StorageError, encode, layout};
 
 /// A referrer's descriptor as the referrers API lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,19 +48,32 @@ impl Storage {
         self.delete(&layout::referrer(repository, subject, digest)).await.map(|_| ())
     }
 
-    /// The subject's referrers in the order of their digests, deleted manifests included, at most
-    /// `limit`.
+    /// The digests of the subject's referrers in order, those of deleted manifests included.
     pub async fn referrers(
         &self,
         repository: &RepositoryName,
         subject: &Digest,
+        after: Option<&Digest>,
         limit: usize,
-    ) -> Result<Vec<Referrer>, StorageError> {
-        let mut keys = self.keys(&layout::referrers(repository, subject)).await?;
-        keys.truncate(limit);
-        let read = |key| async move { self.read_record::<Referrer>(&key).await };
-        let found: Vec<Option<Referrer>> =
-            stream::iter(keys).map(read).buffered(READS_IN_FLIGHT_MAX).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
+    ) -> Result<Page<Digest>, StorageError> {
+        let prefix = layout::referrers(repository, subject);
+        let from = after.map(|after| layout::referrer(repository, subject, after));
+        // Keys say `sha256/…` where digests say `sha256:…`, and sort alike.
+        let name = |key: &Path| Some(key.as_ref().strip_prefix(prefix.as_ref())?.to_owned());
+        let after = from.as_ref().and_then(name);
+        let page = self.page(&prefix, after.as_deref(), from.as_ref(), limit, name).await?;
+        let digest = |name: String| name.trim_start_matches('/').replacen('/', ":", 1).parse().ok();
+        let items: Vec<Digest> = page.items.into_iter().filter_map(digest).collect();
+        Ok(Page { items, more: page.more })
+    }
+
+    /// One of them; `None` when it went since.
+    pub async fn referrer(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+        digest: &Digest,
+    ) -> Result<Option<Referrer>, StorageError> {
+        self.read_record(&layout::referrer(repository, subject, digest)).await
     }
 }

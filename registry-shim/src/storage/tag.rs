@@ -98,6 +98,7 @@ impl Storage {
         limit: usize,
     ) -> Result<Page<String>, StorageError> {
         let name = |key: &Path| key.filename().map(str::to_owned);
-        self.page(&layout::tags(repository), after, limit, name).await
+        let from = after.and_then(|after| Some(layout::tag(repository, &after.parse().ok()?)));
+        self.page(&layout::tags(repository), after, from.as_ref(), limit, name).await
     }
 }

@@ -13,7 +13,8 @@ macro_rules! holds {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    let subject = super::subject(std::sync::Arc::new(super::InMemory::new()));
+                    let store = std::sync::Arc::new(super::InMemory::new());
+                    let subject = super::subject(store, true);
                     super::stories::$name(subject).await;
                 }
             )*
@@ -43,7 +44,7 @@ macro_rules! holds {
                     let directory = tempfile::tempdir().unwrap();
                     let url = super::StorageUrl::Directory(directory.path().join("store"));
                     let config = super::config::Storage { url, ..Default::default() };
-                    let subject = super::subject(config.open().unwrap().store);
+                    let subject = super::subject(config.open().unwrap().store, false);
                     super::stories::$name(subject).await;
                 }
             )*
@@ -53,7 +54,8 @@ macro_rules! holds {
 
 for_each_story!(holds);
 
-fn subject(store: Arc<dyn ObjectStore>) -> Subject {
+fn subject(store: Arc<dyn ObjectStore>, lists_in_order: bool) -> Subject {
     let key = Arc::new(SigningKey::generate().0);
-    Subject::new(storage(store.clone(), &key), store)
+    let storage = storage(store.clone(), &key).listing_in_order(lists_in_order);
+    Subject::new(storage, store)
 }

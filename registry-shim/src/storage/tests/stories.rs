@@ -263,6 +263,10 @@ pub(super) async fn lists_are_sorted_by_bytes_and_paged(storage: Subject) {
         let record = tag_record(sha256(b"x"));
         storage.put_tag(&repository(), &tag.parse().unwrap(), &record).await.unwrap();
     }
+    for (after, expected) in [("1z", "A"), ("!", "1"), ("A/", "B"), ("Z", "a")] {
+        let tags = storage.tags(&repository(), Some(after), 1).await.unwrap();
+        assert_eq!(tags.items, [expected], "after {after}");
+    }
     let tags = storage.tags(&repository(), Some("1"), 2).await.unwrap();
     assert_eq!((tags.items, tags.more), (vec!["A".to_owned(), "B".to_owned()], true));
     assert_eq!(storage.tags(&repository(), None, 0).await.unwrap().items, Vec::<String>::new());
@@ -282,11 +286,25 @@ pub(super) async fn referrers_are_found_from_their_subject(storage: Subject) {
     for text in [b"1", b"2"] {
         storage.put_referrer(&repository(), &subject, &referrer(text)).await.unwrap();
     }
-    assert_eq!(storage.referrers(&repository(), &subject, 9).await.unwrap().len(), 2);
-    assert_eq!(storage.referrers(&repository(), &subject, 1).await.unwrap().len(), 1);
-    assert_eq!(storage.referrers(&repository(), &other, 9).await.unwrap(), []);
+    let listed = async |subject: &Digest, after: Option<&Digest>, limit| {
+        let page = storage.referrers(&repository(), subject, after, limit).await.unwrap();
+        (page.items, page.more)
+    };
+    let mut digests = vec![sha256(b"1"), sha256(b"2"), Digest::of(Algorithm::Sha512, b"3")];
+    let long = Referrer { digest: digests[2], ..referrer(b"3") };
+    storage.put_referrer(&repository(), &subject, &long).await.unwrap();
+    digests.sort();
+    assert_eq!(listed(&subject, None, 9).await, (digests.clone(), false));
+    assert_eq!(listed(&subject, None, 2).await, (digests[..2].to_vec(), true));
+    assert_eq!(listed(&subject, Some(&digests[0]), 1).await, (digests[1..2].to_vec(), true));
+    assert_eq!(listed(&subject, Some(&digests[1]), 9).await, (digests[2..].to_vec(), false));
+    assert_eq!(listed(&subject, Some(&digests[2]), 9).await, (vec![], false));
+    assert_eq!(listed(&other, None, 9).await, (vec![], false));
+    let found = storage.referrer(&repository(), &subject, &sha256(b"1")).await.unwrap();
+    assert_eq!(found, Some(referrer(b"1")));
     storage.delete_referrer(&repository(), &subject, &sha256(b"1")).await.unwrap();
-    assert_eq!(storage.referrers(&repository(), &subject, 9).await.unwrap(), [referrer(b"2")]);
+    assert_eq!(storage.referrer(&repository(), &subject, &sha256(b"1")).await.unwrap(), None);
+    assert_eq!(listed(&subject, None, 9).await.0.len(), 2);
 }
 
 pub(super) async fn an_immutable_tag_is_created_once(storage: Subject) {
