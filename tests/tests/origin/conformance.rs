@@ -2,7 +2,8 @@
 //!
 //! One function per requirement, named by what has to hold and headed by the section that says so.
 //! A requirement sees a base URL and nothing of the program behind it. All requirements of a store
-//! share one registry, each in repositories of its own.
+//! share one registry, each in repositories of its own. The GCS emulator is left out: it has neither
+//! lists nor deletes of the protocol that the registry speaks.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -193,4 +194,16 @@ mod over_memory {
 
 mod over_a_directory {
     conforms!(Directory);
+}
+
+mod over_garage {
+    conforms!(Garage);
+}
+
+mod over_moto {
+    conforms!(Moto);
+}
+
+mod over_azurite {
+    conforms!(Azurite);
 }

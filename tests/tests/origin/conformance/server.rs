@@ -15,19 +15,26 @@ use super::subject::Repository;
 /// Reads the file of process ids, each with when it began, once the pipe has ended.
 const REAPER: &str = r#"cat; while read -r id _; do kill -KILL "$id"; done < "$1"; rm -rf -- "$2""#;
 
-/// A registry that is there until this process ends; `Err` where its store cannot be had.
+/// A registry that is there until this process ends.
 #[derive(Clone, Debug)]
-struct Server {
-    base: std::result::Result<String, String>,
+enum Server {
+    At(String),
+    /// The store cannot be had on this machine.
+    Unavailable(String),
+    /// It was tried once: every test of the store tells why.
+    Failed(String),
 }
 
 /// Runs one requirement against the registry over that store.
 pub(super) async fn holds(backend: Backend, requirement: impl AsyncFnOnce(&Repository)) {
     let server = tokio::task::spawn_blocking(move || server(backend)).await.unwrap();
-    match server.base {
-        Ok(base) => requirement(&Repository::new(&base)).await,
+    match server {
+        Server::At(base) => requirement(&Repository::new(&base)).await,
         // A person must see what was not tested.
-        Err(why) => drop(writeln!(std::io::stderr(), "not tested over {backend:?}: {why}")),
+        Server::Unavailable(why) => {
+            let _ = writeln!(std::io::stderr(), "not tested over {backend:?}: {why}");
+        }
+        Server::Failed(why) => panic!("{why}"),
     }
 }
 
@@ -51,12 +58,11 @@ fn start(backend: Backend) -> Server {
             }
         });
     });
-    let base = match base.recv().expect("the thread says how it went") {
-        Ok(url) => Ok(url),
-        Err(LabError::Unavailable { what, why }) => Err(format!("{what}: {why}")),
-        Err(failed) => panic!("{failed}"),
-    };
-    Server { base }
+    match base.recv().expect("the thread says how it went") {
+        Ok(url) => Server::At(url),
+        Err(LabError::Unavailable { what, why }) => Server::Unavailable(format!("{what}: {why}")),
+        Err(failed) => Server::Failed(failed.to_string()),
+    }
 }
 
 async fn run(backend: Backend) -> Result<(Origin, impl Sized)> {
