@@ -24,10 +24,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use longshore_proto::{ErrorCode, RepositoryName};
-use tracing::Instrument as _;
 
 pub(crate) use body::Body;
 pub(crate) use error::ApiError;
@@ -40,7 +40,6 @@ use crate::metrics::RequestLabels;
 use crate::registry::Registry;
 use crate::serve::Peer;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -60,20 +59,18 @@ struct Call<'a> {
     actor: Actor,
 }
 
-/// Answers one request of the API.
+/// Answers one request of the API; `id` is what logs call it.
 pub(crate) async fn handle(
     registry: &Arc<Registry>,
     request: Request<Incoming>,
     peer: &Peer,
+    id: &str,
 ) -> Response<Body> {
     let started = Instant::now();
-    let id = format!("{:016x}", rand::random::<u64>());
     let (parts, mut body) = request.into_parts();
-    let path = parts.uri.path();
-    let span = tracing::info_span!("request", %id, method = %parts.method, path);
     let query = Query(parts.uri.query().unwrap_or_default());
     let mut trail = Trail::default();
-    let (label, answer) = match Route::parse(path) {
+    let (label, answer) = match Route::parse(parts.uri.path()) {
         None => ("unknown", Err(not_found())),
         // Where nobody is asked who they are, nobody needs a token.
         Some(Ok(Route::Token)) if !registry.auth.is_on() => ("unknown", Err(not_found())),
@@ -83,8 +80,7 @@ pub(crate) async fn handle(
             trail = Trail::begin(&route, parts.method.as_str(), query);
             // Only regions have two stores, of which one may be away.
             let regional = registry.regions.as_ref().and_then(|_| route.repository().cloned());
-            let answer = dispatch(registry, &parts, peer, route, &mut body, &mut trail);
-            let answer = answer.instrument(span.clone()).await;
+            let answer = dispatch(registry, &parts, peer, route, &mut body, &mut trail).await;
             let certain = |error: ApiError| match &regional {
                 Some(name) => error.if_certain(registry, name, &parts.method),
                 None => error,
@@ -92,33 +88,52 @@ pub(crate) async fn handle(
             (label, answer.map_err(certain))
         }
     };
-    let mut response = match answer {
+    let response = match answer {
         Ok(response) => response,
-        Err(error) => {
-            span.in_scope(|| {
-                tracing::debug!(code = error.code().as_str(), error = error.message())
-            });
-            // A client that waits to be invited has sent nothing and shall not begin.
-            if !parts.headers.contains_key(EXPECT) {
-                body::drain(&mut body).await;
-            }
-            let mut response = error.into_response();
-            if parts.method == Method::HEAD {
-                *response.body_mut() = Body::Empty;
-            }
-            response
-        }
+        Err(error) => refusal(&parts, &mut body, error).await,
     };
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("hex is a header value"));
-    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     if trail.is_noted() {
         let (status, headers) = (response.status(), response.headers());
-        Box::pin(trail.end(registry, peer, query, &id, status, headers)).await;
+        Box::pin(trail.end(registry, peer, query, id, status, headers)).await;
     }
+    answered(registry, label, &parts, started, response)
+}
+
+/// Refuses one request of the API, whatever it asks.
+pub(crate) async fn refuse(
+    registry: &Registry,
+    request: Request<Incoming>,
+    error: ApiError,
+) -> Response<Body> {
+    let started = Instant::now();
+    let (parts, mut body) = request.into_parts();
+    let response = refusal(&parts, &mut body, error).await;
+    answered(registry, "refused", &parts, started, response)
+}
+
+async fn refusal(parts: &Parts, body: &mut Incoming, error: ApiError) -> Response<Body> {
+    error.log();
+    // A client that waits to be invited has sent nothing and shall not begin.
+    if !parts.headers.contains_key(EXPECT) {
+        body::drain(body).await;
+    }
+    let mut response = error.into_response();
+    if parts.method == Method::HEAD {
+        *response.body_mut() = Body::Empty;
+    }
+    response
+}
+
+fn answered(
+    registry: &Registry,
+    route: &'static str,
+    parts: &Parts,
+    started: Instant,
+    mut response: Response<Body>,
+) -> Response<Body> {
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     let (method, status) = (method_label(&parts.method), response.status().as_u16());
-    span.in_scope(|| tracing::debug!(status, "answered"));
-    let labels = RequestLabels { route: label, method, status };
+    let labels = RequestLabels { route, method, status };
     registry.metrics.requests.get_or_create(&labels).inc();
     registry.metrics.seconds.observe(started.elapsed().as_secs_f64());
     response
@@ -126,7 +141,7 @@ pub(crate) async fn handle(
 
 async fn dispatch(
     registry: &Registry,
-    parts: &http::request::Parts,
+    parts: &Parts,
     peer: &Peer,
     route: Route<'_>,
     body: &mut Incoming,
@@ -142,7 +157,11 @@ async fn dispatch(
     if let (Route::Token, "GET" | "POST") = (&route, method.as_str()) {
         return Box::pin(token::issue(registry, parts, peer, body, trail)).await;
     }
-    let call = call(gate::actor(registry, parts, peer, &route).await?);
+    let actor = gate::actor(registry, parts, peer, &route).await;
+    if let Some(throttle) = &registry.throttle {
+        throttle.ask(actor.as_ref().ok(), peer.address.ip())?;
+    }
+    let call = call(actor?);
     if trail.is_noted() {
         trail.actor = Some(call.actor.clone());
     }

@@ -2,8 +2,10 @@
 
 pub mod auth;
 mod cache;
+pub mod limits;
 mod regions;
 mod storage;
+pub mod telemetry;
 pub mod tls;
 
 use std::net::SocketAddr;
@@ -34,8 +36,16 @@ pub fn settings() -> &'static [Setting] {
 }
 
 /// Each section's file owns its own.
-const SECTIONS: &[&[Setting]] =
-    &[BASE, auth::SETTINGS, cache::SETTINGS, regions::SETTINGS, storage::SETTINGS, tls::SETTINGS];
+const SECTIONS: &[&[Setting]] = &[
+    BASE,
+    auth::SETTINGS,
+    cache::SETTINGS,
+    regions::SETTINGS,
+    storage::SETTINGS,
+    tls::SETTINGS,
+    limits::SETTINGS,
+    telemetry::SETTINGS,
+];
 
 const BASE: &[Setting] = &[
     Setting {
@@ -47,6 +57,16 @@ const BASE: &[Setting] = &[
         key: "serve.advertise",
         kind: Kind::Text,
         help: "base URL that permits name [default: the address that the client used]",
+    },
+    Setting {
+        key: "serve.drain_delay_ms",
+        kind: Kind::Number,
+        help: "milliseconds from /readyz saying 503 to the port's closing [default: 0]",
+    },
+    Setting {
+        key: "serve.drain_grace_ms",
+        kind: Kind::Number,
+        help: "milliseconds for requests under way at the end [default: 25000]",
     },
     Setting {
         key: "admin.listen",
@@ -74,6 +94,11 @@ const BASE: &[Setting] = &[
         kind: Kind::Text,
         help: "what is logged, as in RUST_LOG [default: info]",
     },
+    Setting {
+        key: "log.slow_request_ms",
+        kind: Kind::Number,
+        help: "reads whose answer takes longer are logged; 0: none [default: 1000]",
+    },
     Setting { key: "log.format", kind: Kind::Text, help: "text or json [default: text]" },
 ];
 
@@ -99,6 +124,10 @@ pub struct Config {
     pub tracker: Tracker,
     /// The main port's encryption.
     pub tls: tls::Tls,
+    /// What is taken on at once.
+    pub limits: limits::Limits,
+    /// Traces.
+    pub telemetry: telemetry::Telemetry,
     /// Logging.
     pub log: Log,
     /// Stores in several regions.
@@ -114,6 +143,12 @@ pub struct Serve {
     /// Base URL that permits name.
     #[serde(deserialize_with = "base_url")]
     pub advertise: Option<String>,
+    /// From `/readyz` saying so to the port's closing.
+    #[serde(deserialize_with = "ten_minutes")]
+    pub drain_delay_ms: u32,
+    /// For requests under way at the end.
+    #[serde(deserialize_with = "ten_minutes")]
+    pub drain_grace_ms: u32,
 }
 
 /// `[admin]`
@@ -157,6 +192,8 @@ pub struct Log {
     /// As in `RUST_LOG`.
     #[serde(deserialize_with = "filter")]
     pub filter: String,
+    /// Reads whose answer takes longer are logged; 0: none.
+    pub slow_request_ms: u32,
     /// How lines look.
     pub format: LogFormat,
 }
@@ -174,7 +211,12 @@ pub enum LogFormat {
 
 impl Default for Serve {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 5000)), advertise: None }
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 5000)),
+            advertise: None,
+            drain_delay_ms: 0,
+            drain_grace_ms: 25_000,
+        }
     }
 }
 
@@ -198,7 +240,7 @@ impl Default for Tracker {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Text }
+        Self { filter: "info".to_owned(), slow_request_ms: 1000, format: LogFormat::Text }
     }
 }
 
@@ -228,6 +270,13 @@ fn announce_period<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::
     }
     let bounds = format!("not between {ANNOUNCE_PERIOD_MS_MIN} and {ANNOUNCE_PERIOD_MS_MAX}");
     Err(D::Error::custom(bounds))
+}
+
+fn ten_minutes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    match u32::deserialize(from)? {
+        ms @ 0..=600_000 => Ok(ms),
+        _ => Err(D::Error::custom("more than 600000")),
+    }
 }
 
 fn filter<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {

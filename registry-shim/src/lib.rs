@@ -14,6 +14,7 @@ pub mod config;
 mod front;
 mod join;
 pub mod keys;
+pub mod limits;
 pub mod metrics;
 pub mod notify;
 mod plan;
@@ -29,6 +30,7 @@ pub mod tracker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use longshore_proto::sign::{PublicKey, SigningKey};
 use tokio::net::TcpListener;
@@ -40,9 +42,10 @@ use admin::Admin;
 use auth::audit::{Audit, AuditFile};
 use auth::{Auth, JoinTokens, TokenFileError};
 use cache::CachedStorage;
-use config::Config;
+use config::{Config, Serve};
 use front::Front;
 use keys::KeyFileError;
+use limits::Throttle;
 use metrics::Metrics;
 use regions::Regions;
 use registry::Registry;
@@ -80,6 +83,7 @@ pub enum StartError {
 /// An instance that has its ports and does not answer yet.
 #[derive(Debug)]
 pub struct Instance {
+    config: Config,
     registry: Arc<Registry>,
     tls: Option<Tls>,
     listener: TcpListener,
@@ -133,6 +137,7 @@ impl Instance {
             audit,
             tokens,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
+            throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
             key,
             metrics,
             advertise: config.serve.advertise.clone(),
@@ -142,7 +147,7 @@ impl Instance {
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         });
-        Ok(Self { registry, tls, listener, admin, audit_file })
+        Ok(Self { config: config.clone(), registry, tls, listener, admin, audit_file })
     }
 
     /// Where the OCI API and gRPC are served.
@@ -201,17 +206,31 @@ impl Instance {
         if let Some(file) = self.audit_file {
             registry.tasks.spawn(file.run(registry.ended.clone()));
         }
+        let Serve { drain_delay_ms, drain_grace_ms, .. } = self.config.serve;
+        // Load balancers see `/readyz` and send nobody more before the port is closed.
+        let (close, cut) = (CancellationToken::new(), ends.cut.clone());
+        let notice = async {
+            ends.drain.cancelled().await;
+            let delay = tokio::time::sleep(Duration::from_millis(drain_delay_ms.into()));
+            let _either = cut.run_until_cancelled(delay).await;
+            close.cancel();
+        };
         let front = async {
-            let door = Front::new(registry.clone(), rpc::routes(&registry));
+            let door = Front::new(registry.clone(), rpc::routes(&registry), &self.config);
             let metrics = registry.metrics.serve.clone();
-            serve::run(self.listener, self.tls.clone(), door, Limits::FRONT, metrics, ends).await;
+            let limits = Limits {
+                drain_grace: Duration::from_millis(drain_grace_ms.into()),
+                ..Limits::FRONT
+            };
+            let ends = Ends { drain: close.clone(), cut: cut.clone() };
+            serve::run(self.listener, self.tls.clone(), door, limits, metrics, ends).await;
             // The connections are gone: what still answers finds nobody.
             registry.ended.cancel();
             registry.tasks.close();
             registry.tasks.wait().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, regions, files, front);
+        tokio::join!(admin, sweep, regions, files, notice, front);
     }
 }
 

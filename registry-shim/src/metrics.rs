@@ -7,6 +7,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::auth::AuthMetrics;
+use crate::limits::AdmissionMetrics;
 use crate::regions::RegionMetrics;
 use crate::serve::{ServeMetrics, TlsMetrics};
 use crate::tracker::TrackerMetrics;
@@ -14,7 +15,8 @@ use crate::tracker::TrackerMetrics;
 /// A request's route and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `base`, `token`, `rpc`, `unknown`
+    /// `manifest`, `blob`, `upload`, `tags`, `referrers`, `catalog`, `base`, `token`, `rpc`, `refused`,
+    /// `unknown`
     pub route: &'static str,
     /// `GET`, `HEAD`, …; `OTHER` for what no route takes.
     pub method: &'static str,
@@ -51,6 +53,10 @@ pub struct Metrics {
     pub seconds: Histogram,
     /// The main port's connections.
     pub serve: ServeMetrics,
+    /// What is under way at once.
+    pub admission: AdmissionMetrics,
+    /// Requests over one client's limit.
+    pub throttled: Counter,
     /// Its encryption.
     pub tls: TlsMetrics,
     /// Joins by nodes that were let in.
@@ -80,6 +86,8 @@ impl Metrics {
             // 100 µs to 52 s
             seconds: Histogram::new(exponential_buckets(0.0001, 3.0, 13)),
             serve: ServeMetrics::default(),
+            admission: AdmissionMetrics::default(),
+            throttled: Counter::default(),
             tls: TlsMetrics::default(),
             joins: Counter::default(),
             joins_refused: Counter::default(),
@@ -100,6 +108,9 @@ impl Metrics {
         registry.register("uploads", "Ended uploads, by outcome", self.uploads.clone());
         registry.register("request_seconds", "Time to the answer's head", self.seconds.clone());
         self.serve.register(registry);
+        self.admission.register(registry);
+        let throttled = "Requests over one client's limit";
+        registry.register("requests_throttled", throttled, self.throttled.clone());
         self.tls.register(registry.sub_registry_with_prefix("tls"));
         registry.register("joins", "Nodes let in", self.joins.clone());
         registry.register("joins_refused", "Nodes not let in", self.joins_refused.clone());

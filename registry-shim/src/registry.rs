@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::audit::Audit;
 use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
+use crate::limits::Throttle;
 use crate::metrics::Metrics;
 use crate::regions::Regions;
 use crate::reload::Reload;
@@ -36,6 +37,8 @@ pub struct Registry {
     pub tracker: TrackerHandle,
     /// Signs what agents verify.
     pub key: Arc<SigningKey>,
+    /// Requests per second of one client, where they are limited.
+    pub(crate) throttle: Option<Throttle>,
     /// Counters of all doors.
     pub metrics: Metrics,
     /// Base URL that permits name; `None`: the address that the client used.

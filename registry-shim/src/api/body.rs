@@ -38,6 +38,13 @@ pub(crate) enum Body {
     Rpc(tonic::body::Body),
 }
 
+impl Body {
+    /// Whether it comes from somewhere while it is sent.
+    pub(crate) const fn is_stream(&self) -> bool {
+        !matches!(self, Self::Empty | Self::Full(_) | Self::Rpc(_))
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BoxError;

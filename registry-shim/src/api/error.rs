@@ -8,6 +8,7 @@ use longshore_proto::{ErrorBody, ErrorCode, InvalidDigest, InvalidName};
 
 use super::Body;
 use crate::auth::PermitRefused;
+use crate::limits::Throttled;
 use crate::storage::{StorageError, UploadError};
 
 /// A request that is not answered as asked.
@@ -17,13 +18,15 @@ pub(crate) struct ApiError {
     code: ErrorCode,
     message: String,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The log has its cause already.
+    logged: bool,
 }
 
 impl ApiError {
     /// With the code's usual status; `message` is for the client.
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(code.status()).expect("codes have valid statuses");
-        Self { status, code, message: message.into(), headers: Vec::new() }
+        Self { status, code, message: message.into(), headers: Vec::new(), logged: false }
     }
 
     /// Where the specification wants another status.
@@ -33,7 +36,7 @@ impl ApiError {
     }
 
     /// Adds a header.
-    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
@@ -48,8 +51,18 @@ impl ApiError {
         &self.message
     }
 
+    /// One line in the log: a fault of ours where an operator sees it, once; else for the curious.
+    pub(super) fn log(&self) {
+        let (status, code, error) = (self.status.as_u16(), self.code.as_str(), &self.message);
+        if self.status.is_server_error() && !self.logged {
+            tracing::warn!(status, code, error, "refused");
+        } else {
+            tracing::debug!(status, code, error, "refused");
+        }
+    }
+
     /// As an answer.
-    pub(super) fn into_response(self) -> Response<Body> {
+    pub(crate) fn into_response(self) -> Response<Body> {
         let body = ErrorBody::new(self.code, self.message).to_json();
         let mut response = Response::new(Body::Full(body.into()));
         *response.status_mut() = self.status;
@@ -94,7 +107,8 @@ impl From<&StorageError> for ApiError {
             }
         };
         tracing::error!(%error, "storage");
-        let answer = Self::new(ErrorCode::Unavailable, message).with_status(status);
+        let mut answer = Self::new(ErrorCode::Unavailable, message).with_status(status);
+        answer.logged = true;
         match error {
             StorageError::Contended => {
                 answer.with_header(RETRY_AFTER, HeaderValue::from_static("30"))
@@ -114,6 +128,13 @@ impl From<UploadError> for ApiError {
             }
             UploadError::Storage(error) => error.into(),
         }
+    }
+}
+
+impl From<Throttled> for ApiError {
+    fn from(error: Throttled) -> Self {
+        Self::new(ErrorCode::TooManyRequests, error.to_string())
+            .with_header(RETRY_AFTER, error.retry_after_s.into())
     }
 }
 

@@ -24,6 +24,11 @@ impl Handler for Echo {
             self.began.notify_one();
             self.go.notified().await;
         }
+        if request.uri().path() == "/endless" {
+            let chunk = || Ok(http_body::Frame::data(Bytes::from_static(&[0; 16 * 1024])));
+            let chunks = futures::stream::repeat_with(chunk);
+            return Response::new(http_body_util::StreamBody::new(chunks).boxed_unsync());
+        }
         let text = format!("{:?} {}", request.version(), request.uri().path());
         Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync())
     }
@@ -155,4 +160,26 @@ async fn connections_over_the_limit_wait_for_a_place() {
     served.echo.go.notify_one();
     assert!(read_to_end(&mut first).await.ends_with("/slow"));
     assert!(read_to_end(&mut second).await.ends_with("/b"));
+}
+
+#[tokio::test]
+async fn closes_an_http2_client_that_opens_no_window_however_alive_it_is() {
+    let limits = Limits { stall_timeout: Duration::from_millis(200), ..Limits::FRONT };
+    let served = served(limits);
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut client, connection) = hyper::client::conn::http2::Builder::new(executor)
+        .timer(hyper_util::rt::TokioTimer::new())
+        .keep_alive_interval(Duration::from_millis(10))
+        .handshake::<_, http_body_util::Empty<Bytes>>(hyper_util::rt::TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get(format!("http://{}/endless", served.address));
+    let request = request.body(http_body_util::Empty::new()).unwrap();
+    let unread = client.send_request(request).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(10), connection).await;
+    let _broken = closed.expect("pings do not keep it").unwrap();
+    assert_eq!(served.metrics.timed_out.get(), 1);
+    drop(unread);
 }
