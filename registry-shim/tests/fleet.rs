@@ -17,6 +17,7 @@ use longshore_proto::rpc::origin::tracker_client::TrackerClient;
 use longshore_proto::sign::SigningKey;
 use longshore_proto::wire::SignedPieceList;
 use longshore_proto::{Digest, SWARM_VERSION, media_type};
+use longshore_registry::config::auth::{Rule, RuleAction};
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, RANGE};
 use tonic::transport::Channel;
@@ -160,6 +161,61 @@ async fn only_a_token_of_the_file_lets_a_node_join() {
     assert_eq!(join(&registry, malformed).await.unwrap_err().code(), Code::InvalidArgument);
     let older = rpc::JoinRequest { swarm_version: 0, ..join_request("0123456789abcdef") };
     assert_eq!(join(&registry, older).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn where_clients_are_asked_a_node_joins_by_token_and_pulls_what_rules_give_nodes() {
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(tokens.path(), "0123456789abcdef\n").unwrap();
+    let path = tokens.path().to_owned();
+    let rule = |subject: &str, repository: &str, action| Rule {
+        subjects: vec![subject.to_owned()],
+        repositories: vec![repository.to_owned()],
+        actions: vec![action],
+    };
+    let rules = vec![
+        rule("anonymous", "*", RuleAction::All),
+        rule("node", "base/*", RuleAction::All),
+        rule("node:gpu", "cuda/*", RuleAction::Pull),
+    ];
+    let registry = TestRegistry::start_with(|config| {
+        config.join.token_file = Some(path);
+        config.auth.rule = rules.clone();
+    })
+    .await;
+    let layer = content(300_000, 9);
+    for repository in ["base/app", "cuda/app"] {
+        registry.push_image(repository, "v1", &[&layer]).await;
+    }
+    let joined = join(&registry, join_request("0123456789abcdef")).await.unwrap();
+    let node = Node { channel: channel(&registry).await, joined };
+    let tag = || Wanted::Tag("v1".to_owned());
+    let events = node.plan(vec![item(1, "base/app", tag()), item(2, "cuda/app", tag())]).await;
+    assert!(kinds(&events[&1]).ends_with("finished"), "{}", kinds(&events[&1]));
+    assert_eq!(kinds(&events[&2]), "error");
+    let asked = rpc::PermitRequest {
+        wants: vec![want("cuda/app", &layer, &[])],
+        ..rpc::PermitRequest::default()
+    };
+    let mut tracker = TrackerClient::new(node.channel.clone());
+    let answer = tracker.permit(node.request(asked)).await.unwrap().into_inner();
+    assert!(answer.permits.is_empty());
+    let session = &node.joined.session;
+    for (method, path, status) in [
+        (Method::GET, "/v2/base/app/manifests/v1", 200),
+        (Method::GET, "/v2/cuda/app/manifests/v1", 403),
+        (Method::DELETE, "/v2/base/app/manifests/v1", 403),
+        (Method::POST, "/v2/base/app/blobs/uploads/", 403),
+    ] {
+        let request = registry.request(method.clone(), path).bearer_auth(session);
+        let found = request.send().await.unwrap().status().as_u16();
+        assert_eq!(found, status, "{method} {path}");
+    }
+
+    // Who shows nothing is no node, even where no token is configured.
+    let without = TestRegistry::start_with(|config| config.auth.rule = rules).await;
+    let refused = join(&without, join_request("")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
 #[tokio::test]

@@ -190,6 +190,78 @@ async fn an_issuer_that_is_down_is_no_reason_to_call_a_token_wrong() {
     assert_eq!(begin(&registry, &another, "team/app").await.status(), StatusCode::ACCEPTED);
 }
 
+/// A client that shows a certificate of an authority, and the registry's own root.
+fn certified_client(authority: &Authority, name: Option<rcgen::SanType>) -> reqwest::Client {
+    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+    let Some(name) = name else { return builder.build().unwrap() };
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![name];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, authority).unwrap();
+    let pem = format!("{}{}", leaf.pem(), key.serialize_pem());
+    builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap()).build().unwrap()
+}
+
+type Authority = rcgen::CertifiedIssuer<'static, rcgen::KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    rcgen::CertifiedIssuer::self_signed(params, key).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_certificate_names_its_bearer() {
+    let (directory, ours, other) = (tempfile::tempdir().unwrap(), authority(), authority());
+    let at = |name: &str| directory.path().join(name);
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(at("leaf"), params.signed_by(&key, &ours).unwrap().pem()).unwrap();
+    std::fs::write(at("key"), key.serialize_pem()).unwrap();
+    std::fs::write(at("ca"), ours.pem()).unwrap();
+    let registry = TestRegistry::start_with(|config| {
+        config.tls.certificate_file = Some(at("leaf"));
+        config.tls.key_file = Some(at("key"));
+        config.tls.client_ca_file = Some(at("ca"));
+        let subject = "certificate:uri:spiffe://here/ci/*";
+        config.auth.rule = vec![rule(subject, "team/*", &[RuleAction::Pull, RuleAction::Push])];
+    })
+    .await;
+    let uri = |text: &str| Some(rcgen::SanType::URI(text.try_into().unwrap()));
+    let ci = certified_client(&ours, uri("spiffe://here/ci/job"));
+    let stranger = certified_client(&ours, uri("spiffe://here/other"));
+    let nobody = certified_client(&ours, None);
+    for (client, repository, status) in [
+        (&ci, "team/app", 202),
+        (&ci, "team/app", 202),
+        (&ci, "other/app", 403),
+        (&stranger, "team/app", 403),
+        (&nobody, "team/app", 401),
+    ] {
+        let url = format!("https://{}/v2/{repository}/blobs/uploads/", registry.address);
+        let answer = client.post(url).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{repository}");
+    }
+    // It can be turned into a token, for what cannot show it.
+    let scope = "scope=repository:team/app:pull";
+    let url = format!("https://{}/token?{scope}", registry.address);
+    assert_eq!(ci.get(&url).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(nobody.get(&url).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+
+    // Another authority's is nobody's: the connection does not come about.
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![uri("spiffe://here/ci/job").unwrap()];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let forged = params.signed_by(&key, &other).unwrap();
+    let pem = format!("{}{}", forged.pem(), key.serialize_pem());
+    let root = reqwest::Certificate::from_pem(ours.pem().as_bytes()).unwrap();
+    let identity = reqwest::Identity::from_pem(pem.as_bytes()).unwrap();
+    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+    assert!(builder.identity(identity).build().unwrap().get(&url).send().await.is_err());
+}
+
 #[tokio::test]
 async fn every_write_and_every_refused_one_leaves_a_trail_without_secrets() {
     let directory = tempfile::tempdir().unwrap();

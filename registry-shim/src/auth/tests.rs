@@ -1,6 +1,7 @@
 //! The gate behind its own door: who is who, and what they may do.
 
 use longshore_proto::sign::SigningKey;
+use proptest::prelude::*;
 
 use super::*;
 use crate::config::auth::{Rule, RuleAction};
@@ -165,4 +166,32 @@ fn a_challenge_says_what_to_ask_for_and_where() {
          scope=\"registry:catalog:*\",error=\"invalid_token\""
     );
     assert_eq!(value(AuthError::Denied, Wanted::Base, at), "");
+}
+
+#[tokio::test]
+async fn nothing_that_can_be_printed_holds_a_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users");
+    users::put(&path, "alice", "the-password").unwrap();
+    let stored = std::fs::read_to_string(&path).unwrap();
+    let config = AuthConfig { users_file: Some(path), ..AuthConfig::default() };
+    let auth = configured(&SigningKey::generate().0, &config);
+    let alice = auth.identify_by_password("alice", "the-password", &peer(), NOW_MS).await.unwrap();
+    let issued = auth.issue_token(&alice, Scope::default(), NOW_S).unwrap();
+    let bearer = who(&auth, &format!("Bearer {}", issued.token), NOW_MS).await.unwrap();
+    let printed = format!("{auth:?} {alice:?} {issued:?} {bearer:?}");
+    let hash = stored.trim().rsplit('$').next().unwrap();
+    for secret in ["the-password", hash, issued.token.rsplit('.').next().unwrap()] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_header_gets_more_than_nobody(value in "(Bearer |bearer |Basic |)[ -~]{0,200}") {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let auth = with_rules(vec![rule("user:a", "*", &[RuleAction::All])]);
+        let found = runtime.block_on(who(&auth, &value, NOW_MS));
+        prop_assert_eq!(found, Err(AuthError::Unauthorized));
+    }
 }
