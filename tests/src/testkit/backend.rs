@@ -3,7 +3,12 @@
 //! A suite that takes a [`Store`] runs on each backend; what a backend cannot do is a method here,
 //! so that a suite says what it left out.
 
-use super::error::Result;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::error::{Context as _, Result};
 use super::object_servers::{Kind, ObjectServer, Site};
 use super::settings::Settings;
 
@@ -98,6 +103,18 @@ impl Store {
     /// The registry's settings for it: `storage.*`.
     pub const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The credentials as a file of mode 0600 in this directory, for `storage.credentials_file`.
+    pub fn write_credentials(&self, directory: &Path) -> Result<PathBuf> {
+        let path = directory.join("store-credentials");
+        let line = |(key, value): &(String, String)| format!("{key} = {value}\n");
+        let lines: String = self.environment.iter().map(line).collect();
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).truncate(true).write(true).mode(0o600).open(&path);
+        let mut file = file.during(|| path.display().to_string())?;
+        file.write_all(lines.as_bytes()).during(|| path.display().to_string())?;
+        Ok(path)
     }
 
     /// The credentials, as the registry takes them from its environment.

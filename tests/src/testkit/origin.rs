@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -161,21 +161,21 @@ impl Origin {
 fn signing_key(loopback: &Loopback, store: &Store) -> Result<PathBuf> {
     let key = loopback.directory().join("keys/signing.pem");
     if !key.exists() && store.server().is_some() {
-        return make_key(key);
+        make_key(&key)?;
     }
     Ok(key)
 }
 
-fn make_key(path: PathBuf) -> Result<PathBuf> {
+/// Makes a signing key: on a store that others share no instance makes it itself.
+pub fn make_key(path: &Path) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
     let (_, pem) = longshore_proto::sign::SigningKey::generate();
-    let directory = path.parent().unwrap_or(&path);
+    let directory = path.parent().unwrap_or(path);
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(directory).during(|| path.display().to_string())?;
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.during(|| path.display().to_string())?;
-    std::io::Write::write_all(&mut file, pem.as_bytes()).during(|| path.display().to_string())?;
-    Ok(path)
+    std::io::Write::write_all(&mut file, pem.as_bytes()).during(|| path.display().to_string())
 }
 
 /// Both ports and the key, from the line that names them behind the log's first `before` bytes.

@@ -12,5 +12,6 @@ mod origin_faults;
 mod peers;
 mod proxy;
 mod pull;
+mod redirect;
 mod registry;
 mod registry_bad_input;

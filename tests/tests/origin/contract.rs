@@ -7,8 +7,6 @@ mod stories;
 #[path = "../../../registry-shim/src/storage/tests/support.rs"]
 mod support;
 
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +19,6 @@ use longshore_registry::storage::{
     UploadError,
 };
 use longshore_tests::testkit::Backend;
-use longshore_tests::testkit::backend::Store;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use stories::for_each_story;
@@ -33,11 +30,12 @@ use crate::harness::{Stage, on};
 async fn subject(stage: &Stage, story: &str) -> Subject {
     let settings = stage.store.settings();
     let value = |key| settings.get(key).map(str::to_owned);
+    let credentials = stage.store.write_credentials(stage.loopback.directory()).unwrap();
     let config = config::Storage {
         url: format!("{}/stories/{story}", value("storage.url").unwrap()).parse().unwrap(),
         endpoint: value("storage.endpoint"),
         allow_http: true,
-        credentials_file: Some(credentials(stage, &stage.store)),
+        credentials_file: Some(credentials),
         ..Default::default()
     };
     let OpenedStore { store, .. } = config.open().unwrap();
@@ -46,17 +44,6 @@ async fn subject(stage: &Stage, story: &str) -> Subject {
     let expected = stage.store.backend().conditional_create();
     assert_eq!(storage.capabilities().conditional_create, expected);
     Subject::new(storage, store)
-}
-
-/// The store's credentials as a file.
-fn credentials(stage: &Stage, store: &Store) -> std::path::PathBuf {
-    let path = stage.loopback.directory().join("credentials");
-    let lines: Vec<String> =
-        store.environment().iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-    let mut options = fs::OpenOptions::new();
-    let file = options.create(true).truncate(true).write(true).mode(0o600).open(&path);
-    std::io::Write::write_all(&mut file.unwrap(), lines.concat().as_bytes()).unwrap();
-    path
 }
 
 macro_rules! tell {
