@@ -21,14 +21,26 @@ use super::open::{Bucket, OpenError};
 use super::split::Split;
 use crate::config;
 
-/// To a listening socket, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// One try of a record. With [`RETRY_TIMEOUT`] everything ends 23 s after it began.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(8);
-/// Between two reads of a blob's bytes, and for a part's whole upload.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// No try begins later than this after the first.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a cloud store may take.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    /// To a listening socket, TLS included.
+    connect: Duration,
+    /// One try of a record.
+    record: Duration,
+    /// Between two reads of a blob's bytes, and for a part's whole upload.
+    stall: Duration,
+    /// No try begins later than this after the first.
+    retry: Duration,
+}
+
+/// A record's last try ends 23 s after its first began.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(5),
+    record: Duration::from_secs(8),
+    stall: Duration::from_secs(20),
+    retry: Duration::from_secs(15),
+};
 const RETRIES_MAX: usize = 3;
 /// More than any credentials file has.
 const CREDENTIALS_BYTES_MAX: u64 = 64 * 1024;
@@ -37,10 +49,18 @@ const CREDENTIALS_BYTES_MAX: u64 = 64 * 1024;
 type Opened = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
 
 pub(super) fn s3(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
+    s3_within(config, bucket, TIMEOUTS)
+}
+
+fn s3_within(
+    config: &config::Storage,
+    bucket: &Bucket,
+    timeouts: Timeouts,
+) -> Result<Opened, OpenError> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&bucket.name)
         .with_virtual_hosted_style_request(!config.path_style)
-        .with_retry(retries());
+        .with_retry(retries(timeouts));
     for (key, value) in credentials(config)? {
         let key: AmazonS3ConfigKey = key.to_ascii_lowercase().parse().map_err(|_| unknown(&key))?;
         builder = builder.with_config(key, value);
@@ -54,17 +74,20 @@ pub(super) fn s3(config: &config::Storage, bucket: &Bucket) -> Result<Opened, Op
     let build = |builder: &AmazonS3Builder, options| -> Result<AmazonS3, OpenError> {
         builder.clone().with_client_options(options).build().map_err(refused)
     };
-    let bytes = build(&builder, bytes_client(config))?;
+    let bytes = build(&builder, bytes_client(config, timeouts))?;
     let signer = match &config.redirect_endpoint {
-        Some(endpoint) => build(&builder.clone().with_endpoint(endpoint), bytes_client(config))?,
+        Some(endpoint) => {
+            build(&builder.clone().with_endpoint(endpoint), bytes_client(config, timeouts))?
+        }
         None => bytes.clone(),
     };
-    Ok((split(build(&builder, records_client(config))?, bytes, bucket), Arc::new(signer)))
+    Ok((split(build(&builder, records_client(config, timeouts))?, bytes, bucket), Arc::new(signer)))
 }
 
 pub(super) fn google(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
-    let mut builder =
-        GoogleCloudStorageBuilder::from_env().with_bucket_name(&bucket.name).with_retry(retries());
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(&bucket.name)
+        .with_retry(retries(TIMEOUTS));
     if let Some(file) = &config.credentials_file {
         builder = builder.with_service_account_key(read_secret(file)?);
     }
@@ -74,17 +97,20 @@ pub(super) fn google(config: &config::Storage, bucket: &Bucket) -> Result<Opened
     let build = |builder: &GoogleCloudStorageBuilder, options| {
         builder.clone().with_client_options(options).build().map_err(refused)
     };
-    let bytes: GoogleCloudStorage = build(&builder, bytes_client(config))?;
+    let bytes: GoogleCloudStorage = build(&builder, bytes_client(config, TIMEOUTS))?;
     let signer = match &config.redirect_endpoint {
-        Some(endpoint) => build(&builder.clone().with_base_url(endpoint), bytes_client(config))?,
+        Some(endpoint) => {
+            build(&builder.clone().with_base_url(endpoint), bytes_client(config, TIMEOUTS))?
+        }
         None => bytes.clone(),
     };
-    Ok((split(build(&builder, records_client(config))?, bytes, bucket), Arc::new(signer)))
+    Ok((split(build(&builder, records_client(config, TIMEOUTS))?, bytes, bucket), Arc::new(signer)))
 }
 
 pub(super) fn azure(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
-    let mut builder =
-        MicrosoftAzureBuilder::from_env().with_container_name(&bucket.name).with_retry(retries());
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_container_name(&bucket.name)
+        .with_retry(retries(TIMEOUTS));
     for (key, value) in credentials(config)? {
         let key: AzureConfigKey = key.to_ascii_lowercase().parse().map_err(|_| unknown(&key))?;
         builder = builder.with_config(key, value);
@@ -98,14 +124,14 @@ pub(super) fn azure(config: &config::Storage, bucket: &Bucket) -> Result<Opened,
     let build = |builder: &MicrosoftAzureBuilder, options| {
         builder.clone().with_client_options(options).build().map_err(refused)
     };
-    let bytes: MicrosoftAzure = build(&builder, bytes_client(config))?;
+    let bytes: MicrosoftAzure = build(&builder, bytes_client(config, TIMEOUTS))?;
     let signer = match &config.redirect_endpoint {
         Some(endpoint) => {
-            build(&builder.clone().with_endpoint(endpoint.clone()), bytes_client(config))?
+            build(&builder.clone().with_endpoint(endpoint.clone()), bytes_client(config, TIMEOUTS))?
         }
         None => bytes.clone(),
     };
-    Ok((split(build(&builder, records_client(config))?, bytes, bucket), Arc::new(signer)))
+    Ok((split(build(&builder, records_client(config, TIMEOUTS))?, bytes, bucket), Arc::new(signer)))
 }
 
 fn split<S: ObjectStore>(records: S, bytes: S, bucket: &Bucket) -> Arc<dyn ObjectStore> {
@@ -114,25 +140,25 @@ fn split<S: ObjectStore>(records: S, bytes: S, bucket: &Bucket) -> Arc<dyn Objec
     Arc::new(Split::new(records, bytes))
 }
 
-fn records_client(config: &config::Storage) -> ClientOptions {
-    client(config).with_timeout(RECORD_TIMEOUT)
+fn records_client(config: &config::Storage, timeouts: Timeouts) -> ClientOptions {
+    client(config, timeouts).with_timeout(timeouts.record)
 }
 
-fn bytes_client(config: &config::Storage) -> ClientOptions {
-    client(config).with_timeout_disabled().with_read_timeout(STALL_TIMEOUT)
+fn bytes_client(config: &config::Storage, timeouts: Timeouts) -> ClientOptions {
+    client(config, timeouts).with_timeout_disabled().with_read_timeout(timeouts.stall)
 }
 
-fn client(config: &config::Storage) -> ClientOptions {
-    ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(config.allow_http)
+fn client(config: &config::Storage, timeouts: Timeouts) -> ClientOptions {
+    ClientOptions::new().with_connect_timeout(timeouts.connect).with_allow_http(config.allow_http)
 }
 
-fn retries() -> RetryConfig {
+fn retries(timeouts: Timeouts) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: Duration::from_millis(100),
         max_backoff: Duration::from_secs(2),
         base: 3.0,
     };
-    RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT }
+    RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: timeouts.retry }
 }
 
 /// Lines `key = value` of the credentials file, those of its `[default]` section where it has
@@ -237,5 +263,67 @@ mod tests {
             assert!(error.contains(expected) && !error.contains("c2Vj"), "{error}");
             assert_eq!(error.lines().count(), 1);
         }
+    }
+
+    /// Answers a GET with 9 bytes, one per `pause`, or with nothing after the head.
+    async fn answer(mut stream: tokio::net::TcpStream, pause: Option<Duration>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut request = vec![0; 8192];
+        let _ = stream.read(&mut request).await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\netag: \"e\"\r\n\
+                    last-modified: Sun, 22 Nov 2026 00:00:00 GMT\r\n\r\n";
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            return;
+        }
+        let Some(pause) = pause else { return std::future::pending().await };
+        for byte in b"slow-blob" {
+            tokio::time::sleep(pause).await;
+            if stream.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn slow_server(pause: Option<Duration>) -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, pause));
+            }
+        });
+        address
+    }
+
+    async fn get(server: std::net::SocketAddr, key: &str) -> object_store::Result<bytes::Bytes> {
+        use object_store::ObjectStoreExt as _;
+        let text = "aws_access_key_id = id\naws_secret_access_key = secret\n";
+        let (_directory, config) = config("s3://bucket", text, 0o600);
+        let endpoint = Some(format!("http://{server}"));
+        let config = config::Storage { endpoint, allow_http: true, ..config };
+        let bucket = "bucket".parse().unwrap();
+        let ms = Duration::from_millis;
+        let timeouts =
+            Timeouts { connect: ms(2000), record: ms(600), stall: ms(600), retry: ms(1000) };
+        let (store, _) = s3_within(&config, &bucket, timeouts).unwrap();
+        store.get(&key.into()).await?.bytes().await
+    }
+
+    #[tokio::test]
+    async fn bytes_may_take_long_while_they_move_and_records_may_not() {
+        // All nine take three times as long as a record may, each a third of a stall.
+        let server = slow_server(Some(Duration::from_millis(200))).await;
+        let (bytes, record) = tokio::join!(get(server, "data/ab/1/x"), get(server, "blob/x"));
+        assert_eq!(bytes.unwrap(), "slow-blob");
+        assert!(record.is_err(), "{record:?}");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_stalls_is_given_up() {
+        let server = slow_server(None).await;
+        let both = async { tokio::join!(get(server, "data/ab/1/x"), get(server, "blob/x")) };
+        let bound = Duration::from_secs(20);
+        let (bytes, record) = tokio::time::timeout(bound, both).await.expect("an end");
+        assert!(bytes.is_err() && record.is_err(), "{bytes:?} {record:?}");
     }
 }

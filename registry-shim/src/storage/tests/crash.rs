@@ -197,3 +197,29 @@ async fn a_delete_that_dies_anywhere_takes_no_more_than_was_asked() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_immutable_tag_that_dies_anywhere_names_one_manifest() {
+    let frozen =
+        |storage: &Storage| storage.clone().with_immutable_tags(&["team/*:v*".parse().unwrap()]);
+    let tag = || "v1".parse().unwrap();
+    let (one, two) = (tag_record(sha256(b"one")), tag_record(sha256(b"two")));
+    let story = async |storage: &Storage, told: &mut Acknowledged| {
+        frozen(storage).put_tag(&repository(), &tag(), &one).await?;
+        told.tag = true;
+        Ok(())
+    };
+    let writes = at_every_write(story, async |storage, told, last| {
+        let storage = frozen(storage);
+        let seen = storage.tag(&repository(), &tag()).await.unwrap();
+        assert!(seen.is_some() || !told.tag, "an acknowledged tag is gone");
+        assert!(seen.is_none() || told.tag || last == Last::Done, "a tag that nobody wrote");
+        // Another manifest gets the tag where nothing is there, and only there.
+        let moved = storage.put_tag(&repository(), &tag(), &two).await;
+        assert_eq!(moved.is_ok(), seen.is_none(), "{moved:?}");
+        let now = storage.tag(&repository(), &tag()).await.unwrap().unwrap();
+        assert_eq!(now, if seen.is_some() { one.clone() } else { two.clone() });
+    })
+    .await;
+    assert!(writes >= 2, "the story has {writes} writes");
+}
