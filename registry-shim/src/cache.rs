@@ -218,6 +218,18 @@ impl CachedStorage {
         written
     }
 
+    /// Renews the record of a tag that did not move.
+    pub async fn touch_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        record: TagRecord,
+    ) -> Result<(), StorageError> {
+        let written = self.storage.touch_tag(repository, tag, &record).await;
+        self.tags.invalidate(&(repository.clone(), tag.clone()));
+        written
+    }
+
     /// Deletes a tag; whether it was there.
     pub async fn delete_tag(
         &self,

@@ -69,6 +69,16 @@ impl Storage {
         Ok(log)
     }
 
+    /// Renews the record of a tag that did not move: its history has nothing to tell.
+    pub async fn touch_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> Result<(), StorageError> {
+        self.overwrite(&layout::tag(repository, tag), encode(record)).await
+    }
+
     /// Deletes the tag and not what it names; whether it was there.
     ///
     /// # Errors

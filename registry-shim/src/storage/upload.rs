@@ -121,6 +121,11 @@ impl Progress {
         self.hasher.algorithm()
     }
 
+    /// Of the bytes that have arrived, with the algorithm that the upload began with.
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish().digest
+    }
+
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }
@@ -174,6 +179,16 @@ impl Appender {
     /// Bytes of the upload, these included.
     pub const fn offset(&self) -> u64 {
         self.progress.offset()
+    }
+
+    /// What the bytes are hashed with.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.progress.hasher.algorithm()
+    }
+
+    /// Of the bytes of the upload, these included.
+    pub fn digest(&self) -> Digest {
+        self.progress.digest()
     }
 
     /// The bytes become part of the upload, not yet of its session.
@@ -354,6 +369,17 @@ impl Storage {
         }
         self.keep_states(&hashed.digest, hashed.size, hashed.states).await?;
         Ok(self.attach(repository, &hashed.digest, segments).await?)
+    }
+
+    /// The bytes of an upload that is not committed yet.
+    pub fn stream_progress(&self, progress: &Progress) -> super::BlobStream {
+        let (size, segments) = (progress.offset(), progress.segments.clone());
+        self.stream(&Pointer { generation: String::new(), size, segments }, None)
+    }
+
+    /// Takes back what a request added that is not part of its session.
+    pub async fn discard_unsaved(&self, progress: &Progress) {
+        self.discard(&progress.segments[progress.saved..]).await;
     }
 
     /// What the stream gave, or, where the digest's algorithm came only at the end, the bytes read
