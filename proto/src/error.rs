@@ -40,6 +40,7 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ErrorEntry {
     code: ErrorCode,
+    #[serde(default)]
     message: String,
 }
 
@@ -95,6 +96,11 @@ impl ErrorBody {
     /// A body with one error.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { errors: vec![ErrorEntry { code, message: message.into() }] }
+    }
+
+    /// The first error, which is usually the only one.
+    pub fn into_first(self) -> Option<(ErrorCode, String)> {
+        self.errors.into_iter().next().map(|error| (error.code, error.message))
     }
 
     /// The JSON text of the body.

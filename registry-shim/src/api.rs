@@ -19,6 +19,7 @@ mod tag;
 mod token;
 mod trail;
 mod upload;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,8 +32,10 @@ use longshore_proto::{ErrorCode, RepositoryName};
 
 pub(crate) use body::Body;
 pub(crate) use error::ApiError;
+pub(crate) use manifest::referrer_of;
 use route::{Query, Route};
 use trail::Trail;
+pub(crate) use upstream::answer as upstream_answer;
 
 use crate::auth::Actor;
 use crate::cache::CachedStorage;
@@ -157,6 +160,13 @@ async fn dispatch(
     if let (Route::Token, "GET" | "POST") = (&route, method.as_str()) {
         return Box::pin(token::issue(registry, parts, peer, body, trail)).await;
     }
+    let route = match query.get("ns") {
+        Some(ns) if !registry.upstreams.is_empty() => route.renamed(|name| {
+            let local = registry.upstreams.local_name(&ns, name);
+            local.ok_or_else(|| ApiError::new(ErrorCode::NameUnknown, "ns is not fronted here"))
+        })?,
+        _ => route,
+    };
     let actor = gate::actor(registry, parts, peer, &route).await;
     if let Some(throttle) = &registry.throttle {
         throttle.ask(actor.as_ref().ok(), peer.address.ip())?;

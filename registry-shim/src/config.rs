@@ -7,6 +7,7 @@ mod regions;
 mod storage;
 pub mod telemetry;
 pub mod tls;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use serde::de::Error as _;
 pub use cache::Cache;
 pub use regions::{Region, Regions};
 pub use storage::Storage;
+pub use upstream::{PushMode, Upstream, UpstreamRegistry};
 
 /// Read when `--config` names no file; may be missing.
 pub const DEFAULT_FILE: &str = "/etc/longshore/registry.toml";
@@ -45,6 +47,7 @@ const SECTIONS: &[&[Setting]] = &[
     tls::SETTINGS,
     limits::SETTINGS,
     telemetry::SETTINGS,
+    upstream::SETTINGS,
 ];
 
 const BASE: &[Setting] = &[
@@ -128,6 +131,8 @@ pub struct Config {
     pub limits: limits::Limits,
     /// Traces.
     pub telemetry: telemetry::Telemetry,
+    /// The registries that this one fronts.
+    pub upstream: Upstream,
     /// Logging.
     pub log: Log,
     /// Stores in several regions.

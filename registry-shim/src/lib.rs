@@ -27,6 +27,7 @@ pub mod serve;
 pub mod shutdown;
 pub mod storage;
 pub mod tracker;
+pub mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ use reload::Reload;
 use serve::{Ends, Limits, ServeMetrics, Tls, TlsError};
 use storage::{OpenError, OpenedStore, Storage};
 use tracker::TrackerHandle;
+use upstream::Upstreams;
 
 /// Why an instance does not start, by who has to act.
 #[derive(Debug, thiserror::Error)]
@@ -130,12 +132,17 @@ impl Instance {
         let admin = listen("admin.listen", config.admin.listen)?;
         let (storage, regions) = stores.open(config, &key, &metrics).await?;
         let period_ms = config.tracker.announce_period_ms;
+        let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
+        let upstreams =
+            Upstreams::new(&config.upstream, &metrics.upstream, tasks.clone(), ended.clone())
+                .map_err(|message| StartError::Config { key: "upstream.registry", message })?;
         let registry = Arc::new(Registry {
             storage,
             regions,
             auth,
             audit,
             tokens,
+            upstreams,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
             key,
@@ -144,8 +151,8 @@ impl Instance {
             announce_period_ms: period_ms,
             instance_id: Uuid::new_v4().to_string(),
             reload,
-            tasks: TaskTracker::new(),
-            ended: CancellationToken::new(),
+            tasks,
+            ended,
         });
         Ok(Self { config: config.clone(), registry, tls, listener, admin, audit_file })
     }

@@ -11,6 +11,7 @@ use crate::limits::AdmissionMetrics;
 use crate::regions::RegionMetrics;
 use crate::serve::{ServeMetrics, TlsMetrics};
 use crate::tracker::TrackerMetrics;
+use crate::upstream::UpstreamsMetrics;
 
 /// A request's route and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,6 +74,8 @@ pub struct Metrics {
     pub tracker: TrackerMetrics,
     /// The regions'; empty without any.
     pub regions: RegionMetrics,
+    /// Of the registries that this one fronts.
+    pub upstream: UpstreamsMetrics,
 }
 
 impl Metrics {
@@ -96,6 +99,7 @@ impl Metrics {
             auth: AuthMetrics::default(),
             tracker: TrackerMetrics::default(),
             regions: RegionMetrics::default(),
+            upstream: UpstreamsMetrics::default(),
         }
     }
 
@@ -119,6 +123,7 @@ impl Metrics {
         self.auth.register(registry.sub_registry_with_prefix("auth"));
         self.tracker.register(registry.sub_registry_with_prefix("tracker"));
         self.regions.register(registry.sub_registry_with_prefix("region"));
+        self.upstream.register(registry.sub_registry_with_prefix("upstream"));
     }
 
     /// A counter of sent bytes.

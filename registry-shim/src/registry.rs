@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::regions::Regions;
 use crate::reload::Reload;
 use crate::tracker::TrackerHandle;
+use crate::upstream::{Fronted, Upstreams};
 
 /// One instance of the registry.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Registry {
     pub tokens: JoinTokens,
     /// Members, holdings, permits.
     pub tracker: TrackerHandle,
+    /// The registries in front of which this one stands.
+    pub(crate) upstreams: Upstreams,
     /// Signs what agents verify.
     pub key: Arc<SigningKey>,
     /// Requests per second of one client, where they are limited.
@@ -70,6 +73,11 @@ impl Registry {
     /// Whether a blob of the one repository can be mounted into the other.
     pub fn same_home(&self, a: &RepositoryName, b: &RepositoryName) -> bool {
         self.regions.as_ref().is_none_or(|regions| regions.same_home(a, b))
+    }
+
+    /// The upstream's side of `repository`; none of this registry's own.
+    pub(crate) fn fronted(&self, repository: &RepositoryName) -> Option<Fronted> {
+        self.upstreams.front(repository, self.storage_of(repository))
     }
 }
 

@@ -10,7 +10,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use longshore_proto::{ByteRange, Digest, ErrorCode, RepositoryName, RequestedRange};
 
-use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, empty, header_value};
+use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, empty, header_value, upstream};
 use crate::auth::{Action, Asked};
 use crate::registry::now_ms;
 use crate::storage::Pointer;
@@ -43,8 +43,13 @@ async fn send(
     kind: &'static str,
 ) -> Answer {
     let pointer = call.storage(repository).member(repository, digest).await?;
-    let pointer =
-        pointer.ok_or_else(|| ApiError::new(ErrorCode::BlobUnknown, "blob is unknown"))?;
+    let pointer = match pointer {
+        Some(pointer) => pointer,
+        None => match upstream::blob(call, repository, digest, kind).await? {
+            Ok(pointer) => pointer,
+            Err(growing) => return Ok(growing),
+        },
+    };
     let etag = format!("\"{digest}\"");
     if call.header(&IF_NONE_MATCH).is_some_and(|known| known.contains(&etag)) {
         let mut response = empty(StatusCode::NOT_MODIFIED);
@@ -97,7 +102,11 @@ async fn redirect(
 }
 
 /// `None`: the whole blob. `Range` means nothing on HEAD, nor beside another version's `If-Range`.
-fn asked_range(call: &Call<'_>, size: u64, etag: &str) -> Result<Option<ByteRange>, ApiError> {
+pub(super) fn asked_range(
+    call: &Call<'_>,
+    size: u64,
+    etag: &str,
+) -> Result<Option<ByteRange>, ApiError> {
     let other_version = call.header(&IF_RANGE).is_some_and(|known| known != etag);
     if call.is_head() || other_version {
         return Ok(None);

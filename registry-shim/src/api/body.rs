@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::ApiError;
 use crate::storage::BlobStream;
+use crate::upstream::UpstreamError;
 
 /// A sender that gives nothing for this long has gone. With [`DRAIN_TIMEOUT`] it is less than the
 /// minute after which a connection without movement is cut: the sender shall get an answer.
@@ -34,6 +36,8 @@ pub(crate) enum Body {
     Full(Bytes),
     /// A blob from the store; its bytes are counted as they leave.
     Blob(BlobStream, Counter),
+    /// A blob that is still on its way from an upstream.
+    Growing(BoxStream<'static, Result<Bytes, UpstreamError>>, Counter),
     /// Of the gRPC services.
     Rpc(tonic::body::Body),
 }
@@ -71,6 +75,16 @@ impl http_body::Body for Body {
                 Poll::Ready(None) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             },
+            Self::Growing(stream, sent) => match stream.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Ok(bytes))) => {
+                    sent.inc_by(bytes.len() as u64);
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
+                // Once per fill it is in the log, whoever reads it.
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(None) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            },
             Self::Rpc(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
@@ -79,7 +93,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Blob(..) => false,
+            Self::Blob(..) | Self::Growing(..) => false,
             Self::Rpc(body) => body.is_end_stream(),
         }
     }
@@ -88,7 +102,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Blob(..) => SizeHint::default(),
+            Self::Blob(..) | Self::Growing(..) => SizeHint::default(),
             Self::Rpc(body) => body.size_hint(),
         }
     }
@@ -100,6 +114,7 @@ impl std::fmt::Debug for Body {
             Self::Empty => "Empty",
             Self::Full(_) => "Full",
             Self::Blob(..) => "Blob",
+            Self::Growing(..) => "Growing",
             Self::Rpc(_) => "Rpc",
         })
     }

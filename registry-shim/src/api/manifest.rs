@@ -17,7 +17,9 @@ use longshore_proto::{
 use serde::Deserialize;
 
 use super::body::read_whole;
-use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, empty, header_value};
+use super::{
+    Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, empty, header_value, upstream,
+};
 use crate::auth::Action;
 use crate::registry::now_ms;
 use crate::storage::{Item, Referrer, StoredManifest, TagRecord};
@@ -48,14 +50,25 @@ struct Annotated {
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference: &str) -> Answer {
     call.authorize(Action::Pull, repository)?;
     let storage = call.storage(repository);
-    let (digest, stale) = match reference.parse::<Reference>()? {
-        Reference::Digest(digest) => (digest, false),
-        Reference::Tag(tag) => {
+    let fronted = call.fronted(repository);
+    let (digest, stale, manifest) = match (reference.parse::<Reference>()?, &fronted) {
+        (Reference::Digest(digest), _) => {
+            (digest, false, storage.manifest(repository, &digest).await?)
+        }
+        (Reference::Tag(tag), None) => {
             let found = storage.tag(repository, &tag).await?.ok_or_else(unknown)?;
-            (found.digest, found.stale)
+            (found.digest, found.stale, storage.manifest(repository, &found.digest).await?)
+        }
+        (Reference::Tag(tag), Some(fronted)) => {
+            let tagged = upstream::tag(fronted, &tag).await?;
+            (tagged.digest, tagged.stale, Some(tagged.manifest))
         }
     };
-    let manifest = storage.manifest(repository, &digest).await?.ok_or_else(unknown)?;
+    let manifest = match (manifest, &fronted) {
+        (Some(manifest), _) => manifest,
+        (None, Some(fronted)) => upstream::manifest(fronted, &digest).await?,
+        (None, None) => return Err(unknown()),
+    };
     let etag = format!("\"{digest}\"");
     if call.header(&IF_NONE_MATCH).is_some_and(|known| known.contains(&etag)) {
         let mut response = empty(StatusCode::NOT_MODIFIED);
@@ -87,6 +100,7 @@ pub(super) async fn put(
     body: &mut Incoming,
 ) -> Answer {
     call.authorize(Action::Push, repository)?;
+    let fronted = call.fronted_for_push(repository)?;
     let reference: Reference = reference.parse()?;
     let content = read_whole(body, MANIFEST_BYTES_MAX).await?.ok_or_else(too_large)?;
     let digest = named_digest(call, &reference, &content)?;
@@ -101,9 +115,19 @@ pub(super) async fn put(
     };
     let (storage, size) = (call.storage(repository), content.len() as u64);
     let begun_ms = storage.storage().now_ms();
-    check_references(call, repository, &manifest).await?;
-
     let stored = StoredManifest { media_type: media_type.clone(), content };
+    match &fronted {
+        None => check_references(call, repository, &manifest).await?,
+        // It knows what it has; not all of that needs to be here.
+        Some(fronted) => {
+            upstream::push_manifest(fronted, &reference, &stored).await?;
+            for tag in tags.iter().filter(|&tag| reference != Reference::Tag(tag.clone())) {
+                let tag = Reference::Tag(tag.clone());
+                upstream::push_manifest(fronted, &tag, &stored).await?;
+            }
+        }
+    }
+
     storage.put_manifest(repository, &digest, stored).await?;
     let subject = manifest.subject().map(|subject| subject.digest);
     if let Some(subject) = &subject {
@@ -273,6 +297,18 @@ fn same_size(named: &Descriptor, size: u64) -> Result<(), ApiError> {
 fn missing(named: &Descriptor) -> ApiError {
     let message = format!("{} is not in the repository", named.digest);
     ApiError::new(ErrorCode::ManifestBlobUnknown, message)
+}
+
+/// The subject of a manifest that has one, and the manifest as its referrer.
+pub(crate) fn referrer_of(
+    manifest: &Manifest,
+    stored: &StoredManifest,
+    digest: Digest,
+) -> Option<(Digest, Referrer)> {
+    let subject = manifest.subject()?.digest;
+    let annotated: Annotated = serde_json::from_slice(&stored.content).ok()?;
+    let (media_type, size) = (stored.media_type.clone(), stored.content.len() as u64);
+    Some((subject, describe(manifest, annotated, media_type, digest, size)))
 }
 
 fn describe(

@@ -4,12 +4,13 @@
 //! bytes, for annotations may be as long as a manifest.
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use http::Response;
 use http::header::{HeaderValue, LINK};
 use longshore_proto::{Digest, MANIFEST_BYTES_MAX, RepositoryName, media_type};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use super::{Answer, ApiError, Call, OCI_FILTERS_APPLIED, header_value, json};
+use super::{Answer, ApiError, Body, Call, OCI_FILTERS_APPLIED, header_value, json, upstream};
 use crate::auth::Action;
 use crate::storage::Referrer;
 
@@ -43,13 +44,22 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName, subject: 
     let items = call.page_items()?;
     let last = call.query.get("last").map(|last| last.parse()).transpose()?;
     let wanted = call.query.get("artifactType");
+    let mut stale = false;
+    if let Some(fronted) = call.fronted(repository) {
+        match upstream::referrers(&fronted, &subject).await? {
+            Some(mut listed) => {
+                let wanted = wanted.as_deref();
+                listed.retain(|one| wanted.is_none_or(|wanted| wanted == one.artifact_type));
+                return Ok(index(call, listed, wanted.is_some()));
+            }
+            None => stale = true,
+        }
+    }
     let (page, more) = page(call, repository, &subject, last, wanted.as_deref(), items).await?;
     let (manifests, last) = (page.manifests, page.last);
-    let index = Referrers { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
-    let mut response = json(call, media_type::OCI_INDEX, &index);
-    if wanted.is_some() {
-        let applied = HeaderValue::from_static("artifactType");
-        response.headers_mut().insert(OCI_FILTERS_APPLIED, applied);
+    let mut response = index(call, manifests, wanted.is_some());
+    if stale {
+        upstream::mark_stale(&mut response);
     }
     if let (true, Some(last)) = (more && items > 0, last) {
         let filter = wanted.map(|wanted| {
@@ -62,6 +72,16 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName, subject: 
         response.headers_mut().insert(LINK, header_value(link));
     }
     Ok(response)
+}
+
+fn index(call: &Call<'_>, manifests: Vec<Referrer>, filtered: bool) -> Response<Body> {
+    let index = Referrers { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
+    let mut response = json(call, media_type::OCI_INDEX, &index);
+    if filtered {
+        let applied = HeaderValue::from_static("artifactType");
+        response.headers_mut().insert(OCI_FILTERS_APPLIED, applied);
+    }
+    response
 }
 
 /// The next descriptors after `last` that fit, and whether there may be others.

@@ -80,6 +80,24 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The same of another repository.
+    pub(super) fn renamed(
+        self,
+        rename: impl FnOnce(RepositoryName) -> Result<RepositoryName, ApiError>,
+    ) -> Result<Self, ApiError> {
+        Ok(match self {
+            Self::Base => Self::Base,
+            Self::Catalog => Self::Catalog,
+            Self::Token => Self::Token,
+            Self::Tags(name) => Self::Tags(rename(name)?),
+            Self::Manifest(name, reference) => Self::Manifest(rename(name)?, reference),
+            Self::Blob(name, digest) => Self::Blob(rename(name)?, digest),
+            Self::Uploads(name) => Self::Uploads(rename(name)?),
+            Self::Upload(name, id) => Self::Upload(rename(name)?, id),
+            Self::Referrers(name, digest) => Self::Referrers(rename(name)?, digest),
+        })
+    }
+
     /// Its name in metrics.
     pub(super) const fn label(&self) -> &'static str {
         match self {

@@ -1,11 +1,12 @@
 //! Tags: listed in byte order. A tag whose manifest was deleted is hidden.
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use http::Response;
 use http::header::LINK;
 use longshore_proto::{ErrorCode, RepositoryName};
 use serde::Serialize;
 
-use super::{Answer, ApiError, Call, header_value, json};
+use super::{Answer, ApiError, Body, Call, header_value, json, upstream};
 use crate::auth::Action;
 
 /// Tags that are looked into at once.
@@ -21,6 +22,13 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName) -> Answer
     call.authorize(Action::Pull, repository)?;
     let items = call.page_items()?;
     let last = call.query.get("last");
+    let mut stale = false;
+    if let Some(fronted) = call.fronted(repository) {
+        match upstream::tags(call, &fronted, repository, items, last.as_deref()).await? {
+            Some((tags, more)) => return Ok(upstreams(call, repository, tags, items, more)),
+            None => stale = true,
+        }
+    }
     let storage = call.storage(repository).storage();
     if !storage.knows_repository(repository).await? {
         return Err(ApiError::new(ErrorCode::NameUnknown, "repository is unknown"));
@@ -38,7 +46,27 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName) -> Answer
         let link = format!("</v2/{repository}/tags/list?n={items}&last={last}>; rel=\"next\"");
         response.headers_mut().insert(LINK, header_value(link));
     }
+    if stale {
+        upstream::mark_stale(&mut response);
+    }
     Ok(response)
+}
+
+/// A page as the upstream gave it.
+fn upstreams(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    tags: Vec<String>,
+    items: usize,
+    more: bool,
+) -> Response<Body> {
+    let last = more.then(|| tags.last().cloned()).flatten();
+    let mut response = json(call, "application/json", &Tags { name: repository.as_str(), tags });
+    if let Some(last) = last {
+        let link = format!("</v2/{repository}/tags/list?n={items}&last={last}>; rel=\"next\"");
+        response.headers_mut().insert(LINK, header_value(link));
+    }
+    response
 }
 
 async fn resolves(

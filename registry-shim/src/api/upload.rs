@@ -14,7 +14,9 @@ use uuid::Uuid;
 use super::chunk;
 use super::receive::{Broken, Receiving};
 use super::route::repository as repository_name;
-use super::{Answer, ApiError, Body, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, header_value};
+use super::{
+    Answer, ApiError, Body, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, header_value, upstream,
+};
 use crate::auth::Action;
 use crate::registry::now_ms;
 use crate::storage::{Progress, Session, UploadError};
@@ -31,7 +33,10 @@ pub(super) async fn begin(
     body: &mut Incoming,
 ) -> Answer {
     call.authorize(Action::Push, repository)?;
+    let fronted = call.fronted_for_push(repository)?.is_some();
+    // An upstream does not see what lies in other repositories here: its pusher uploads.
     if let Some(digest) = call.query.get("mount")
+        && !fronted
         && mount(call, repository, &digest).await?
     {
         return Ok(created(repository, &digest.parse()?));
@@ -194,6 +199,10 @@ async fn commit(
     // A PUT may be sent again as it was, so what came of a broken one is dropped.
     let receiving = Receiving::new(call, storage, progress, Broken::Dropped);
     let progress = receiving.all(call, body).await?.finish().await?;
+    if let Err(error) = upstream::push_blob(call, repository, &progress, digest).await {
+        storage.discard_unsaved(&progress).await;
+        return Err(error);
+    }
     let committed = storage.commit(repository, session, progress, digest).await;
     if let Err(UploadError::WrongDigest { .. }) = &committed {
         call.registry.metrics.upload_ended("refused");

@@ -10,7 +10,8 @@ use super::*;
 const TEMPLATE: &str = include_str!("../../../packaging/registry.toml");
 
 /// What can only stand in the file: it has no flag and no variable.
-const LISTS_OF_TABLES: &[&str] = &["auth.issuer", "auth.rule", "regions.region"];
+const LISTS_OF_TABLES: &[&str] =
+    &["auth.issuer", "auth.rule", "regions.region", "upstream.registry"];
 
 fn load(file: &str, flags: &[&str]) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use longshore_proto::rpc::origin as rpc;
@@ -9,13 +10,15 @@ use longshore_proto::rpc::origin::plan_event::Event;
 use longshore_proto::rpc::origin::plan_item::Wanted;
 use longshore_proto::sign::PlanStatement;
 use longshore_proto::{Descriptor, Digest, ErrorCode, Manifest, Platform, RepositoryName, Tag};
+use tokio::time::Instant;
 
 use super::sink::Sink;
 use super::{Asked, Stop, failed};
-use crate::api::ApiError;
+use crate::api::{ApiError, upstream_answer};
 use crate::auth::{Action, Actor};
 use crate::registry::{Registry, now_ms};
 use crate::storage::{Pointer, StoredManifest};
+use crate::upstream::UpstreamError;
 
 /// Indexes inside indexes that are followed.
 const INDEX_DEPTH_MAX: usize = 4;
@@ -23,6 +26,9 @@ const INDEX_DEPTH_MAX: usize = 4;
 const READS_IN_FLIGHT_MAX: usize = 8;
 /// The form of a layer that every agent understands.
 const FORM_BLOB: &str = "blob";
+
+/// Blobs of an upstream are waited for as long, all of an item together.
+const FILLS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Platforms that an error names.
 const PLATFORMS_NAMED_MAX: usize = 16;
@@ -39,6 +45,8 @@ struct Item<'a> {
     asked: &'a Asked,
     events: &'a Sink,
     repository: RepositoryName,
+    /// What an upstream has not given by then is not waited for.
+    fills_until: Instant,
 }
 
 pub(super) async fn plan(
@@ -47,14 +55,18 @@ pub(super) async fn plan(
     item: &rpc::PlanItem,
     events: &Sink,
 ) -> Result<(), Stop> {
-    // Without an upstream of that name its images would be taken for this registry's own.
-    if !item.namespace.is_empty() {
-        return Err(failed(ErrorCode::NameUnknown, "this origin fronts no other registry"));
-    }
     let repository: RepositoryName = item.repository.parse()?;
+    // Without an upstream of that name its images would be taken for this registry's own.
+    let repository = match item.namespace.as_str() {
+        "" => repository,
+        ns => registry.upstreams.local_name(ns, repository).ok_or_else(|| {
+            failed(ErrorCode::NameUnknown, "this origin fronts no registry of that name")
+        })?,
+    };
     let actor = Actor::Node(asked.session.clone());
     registry.auth.authorize(&actor, Action::Pull, &repository)?;
-    let one = Item { registry, asked, events, repository };
+    let fills_until = Instant::now() + FILLS_TIMEOUT;
+    let one = Item { registry, asked, events, repository, fills_until };
     match &item.wanted {
         None => Err(failed(ErrorCode::ManifestInvalid, "item says not what is wanted")),
         Some(Wanted::Tag(tag)) => one.by_tag(&tag.parse()?, &item.known_digest).await,
@@ -74,36 +86,64 @@ struct Named<'a> {
 
 impl Item<'_> {
     async fn by_tag(&self, tag: &Tag, known: &str) -> Result<(), Stop> {
-        let record = self.registry.storage_of(&self.repository).tag(&self.repository, tag).await?;
-        let record = record.ok_or_else(unknown_manifest)?;
-        let fresh = self.registry.storage_of(&self.repository).tag_fresh();
-        let fresh_ms = u32::try_from(fresh.as_millis()).unwrap_or(u32::MAX);
-        let named = Named { tag, fresh_ms, stale: record.stale };
-        if known.parse() != Ok(record.digest) {
-            return self.by_digest(record.digest, Some(named)).await;
+        let storage = self.registry.storage_of(&self.repository);
+        let (digest, stale) = match self.registry.fronted(&self.repository) {
+            Some(fronted) => {
+                let tagged = self.events.while_waiting(fronted.tag(tag)).await?;
+                let tagged = tagged.map_err(unanswered)?;
+                (tagged.digest, tagged.stale)
+            }
+            None => {
+                let record = storage.tag(&self.repository, tag).await?;
+                let record = record.ok_or_else(unknown_manifest)?;
+                (record.digest, record.stale)
+            }
+        };
+        let fresh_ms = u32::try_from(storage.tag_fresh().as_millis()).unwrap_or(u32::MAX);
+        let named = Named { tag, fresh_ms, stale };
+        if known.parse() != Ok(digest) {
+            return self.by_digest(digest, Some(named)).await;
         }
         // The manifest must still be there: a tag may dangle.
-        let manifest = self
-            .registry
-            .storage_of(&self.repository)
-            .manifest(&self.repository, &record.digest)
-            .await?;
-        let manifest = manifest.ok_or_else(unknown_manifest)?;
-        let mut event = manifest_event(&record.digest, &manifest, Some(named));
+        let manifest = self.manifest(&digest).await?;
+        let mut event = manifest_event(&digest, &manifest, Some(named));
         event.content.clear();
         self.events.send(Event::Manifest(event)).await
+    }
+
+    /// From the store, or from the upstream.
+    async fn manifest(&self, digest: &Digest) -> Result<Arc<StoredManifest>, Stop> {
+        let storage = self.registry.storage_of(&self.repository);
+        if let Some(manifest) = storage.manifest(&self.repository, digest).await? {
+            return Ok(manifest);
+        }
+        let fronted = self.registry.fronted(&self.repository).ok_or_else(unknown_manifest)?;
+        let manifest = self.events.while_waiting(fronted.manifest(digest)).await?;
+        manifest.map_err(unanswered)
+    }
+
+    /// From the store, or once the upstream's bytes are there. Those of a large blob may not be
+    /// within the bound: then the item fails, its client pulls the growing blob over HTTP, and the
+    /// next plan has the list.
+    async fn pointer(&self, digest: &Digest) -> Result<Option<Arc<Pointer>>, Stop> {
+        let storage = self.registry.storage_of(&self.repository);
+        if let Some(pointer) = storage.member(&self.repository, digest).await? {
+            return Ok(Some(pointer));
+        }
+        let Some(fronted) = self.registry.fronted(&self.repository) else { return Ok(None) };
+        let left = self.fills_until.saturating_duration_since(Instant::now());
+        match fronted.kept_blob(digest, left).await {
+            Ok(pointer) => Ok(Some(pointer)),
+            Err(UpstreamError::NotFound) => Ok(None),
+            Err(error) => Err(unanswered(error)),
+        }
     }
 
     /// Manifests down to the platform's, then its blobs.
     async fn by_digest(&self, digest: Digest, tag: Option<Named<'_>>) -> Result<(), Stop> {
         let (mut digest, mut tag) = (digest, tag);
         for _ in 0..INDEX_DEPTH_MAX {
-            let stored = self
-                .registry
-                .storage_of(&self.repository)
-                .manifest(&self.repository, &digest)
-                .await?;
-            let stored = stored.ok_or_else(unknown_manifest)?;
+            let stored = self.manifest(&digest).await?;
             self.registry.metrics.sent("inline").inc_by(stored.content.len() as u64);
             let event = manifest_event(&digest, &stored, tag.take());
             self.events.send(Event::Manifest(event)).await?;
@@ -127,8 +167,9 @@ impl Item<'_> {
         config: &Descriptor,
         layers: &[Descriptor],
     ) -> Result<(), Stop> {
-        let mut members = self.members(std::slice::from_ref(config)).await?;
-        let layers = self.members(layers).await?;
+        let mut members =
+            self.events.while_waiting(self.members(std::slice::from_ref(config))).await??;
+        let layers = self.events.while_waiting(self.members(layers)).await??;
         members.extend_from_slice(&layers);
         self.send_inline(&members).await?;
         self.send_layers(layers).await?;
@@ -136,8 +177,7 @@ impl Item<'_> {
     }
 
     async fn blob(&self, digest: Digest) -> Result<(), Stop> {
-        let pointer =
-            self.registry.storage_of(&self.repository).member(&self.repository, &digest).await?;
+        let pointer = self.events.while_waiting(self.pointer(&digest)).await??;
         let pointer = pointer.ok_or_else(|| failed(ErrorCode::BlobUnknown, "blob is unknown"))?;
         let media_type = "application/octet-stream".to_owned();
         let descriptor = Descriptor { media_type, digest, size: pointer.size };
@@ -160,9 +200,10 @@ impl Item<'_> {
 
     async fn member(&self, descriptor: Descriptor) -> Result<Option<Member>, Stop> {
         let digest = &descriptor.digest;
-        let Some(pointer) =
-            self.registry.storage_of(&self.repository).member(&self.repository, digest).await?
-        else {
+        if is_foreign(&descriptor.media_type) && self.registry.fronted(&self.repository).is_some() {
+            return Ok(None);
+        }
+        let Some(pointer) = self.pointer(digest).await? else {
             if is_foreign(&descriptor.media_type) {
                 return Ok(None);
             }
@@ -293,6 +334,12 @@ fn manifest_event(
         fresh_ms: named.map_or(0, |named| named.fresh_ms),
         stale: named.is_some_and(|named| named.stale),
     }
+}
+
+fn unanswered(error: UpstreamError) -> Stop {
+    Stop::Failed(upstream_answer(error, || {
+        ApiError::new(ErrorCode::ManifestUnknown, "manifest is unknown")
+    }))
 }
 
 fn unknown_manifest() -> Stop {

@@ -1,0 +1,235 @@
+//! What a handler does when its repository fronts an upstream: the miss path of reads, the passing
+//! on of pushes, and what the client is told of an upstream's failure.
+
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER,
+    WARNING,
+};
+use http::{Response, StatusCode};
+use longshore_proto::{ByteRange, Digest, ErrorCode, Reference, RepositoryName, Tag};
+
+use super::blob::asked_range;
+use super::{ApiError, Body, CONTENT_DIGEST, Call, header_value};
+use crate::storage::{Pointer, Progress, Referrer, StoredManifest};
+use crate::upstream::{Blob, Fronted, Tagged, UpstreamError};
+
+/// Source: RFC 7234 5.5.1. The upstream cannot be asked; the list is what is kept here.
+const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
+
+impl Call<'_> {
+    /// The upstream's side of a repository; none of this registry's own.
+    pub(super) fn fronted(&self, repository: &RepositoryName) -> Option<Fronted> {
+        self.registry.fronted(repository)
+    }
+
+    /// As [`Call::fronted`], for a push: an error where pushes are not passed on.
+    pub(super) fn fronted_for_push(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Option<Fronted>, ApiError> {
+        match self.fronted(repository) {
+            Some(fronted) if !fronted.takes_pushes() => {
+                let message = "repository is another registry's and takes no pushes here";
+                Err(ApiError::new(ErrorCode::Denied, message))
+            }
+            fronted => Ok(fronted),
+        }
+    }
+}
+
+/// The answer to a read of a blob that the store does not hold; the pointer when it turns out that
+/// it does.
+pub(super) async fn blob(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    kind: &'static str,
+) -> Result<Result<Arc<Pointer>, Response<Body>>, ApiError> {
+    let unknown = || ApiError::new(ErrorCode::BlobUnknown, "blob is unknown");
+    let fronted = call.fronted(repository).ok_or_else(unknown)?;
+    let etag = format!("\"{digest}\"");
+    if call.is_head() {
+        let size = fronted.blob_size(digest).await.map_err(|error| answer(error, unknown))?;
+        return Ok(Err(head(digest, &etag, size, None)));
+    }
+    let growing = match fronted.blob(digest).await.map_err(|error| answer(error, unknown))? {
+        Blob::Kept(pointer) => return Ok(Ok(pointer)),
+        Blob::Growing(growing) => growing,
+    };
+    let size = growing.size();
+    let range = asked_range(call, size, &etag)?;
+    let mut response = head(digest, &etag, size, range);
+    let (from, to) = range.map_or((0, size), |range| (range.offset(), range.end()));
+    if from < to {
+        let sent = call.registry.metrics.sent(kind);
+        *response.body_mut() = Body::Growing(growing.stream(from, to), sent);
+    }
+    Ok(Err(response))
+}
+
+fn head(digest: &Digest, etag: &str, size: u64, range: Option<ByteRange>) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, range.map_or(size, |range| range.length()).into());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CONTENT_DIGEST, header_value(digest.to_string()));
+    headers.insert(ETAG, header_value(etag));
+    if let Some(range) = range {
+        headers.insert(CONTENT_RANGE, header_value(range.content_range(size)));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+/// A manifest that the store does not hold.
+pub(super) async fn manifest(
+    fronted: &Fronted,
+    digest: &Digest,
+) -> Result<Arc<StoredManifest>, ApiError> {
+    fronted.manifest(digest).await.map_err(|error| answer(error, unknown_manifest))
+}
+
+/// What a fronted tag names.
+pub(super) async fn tag(fronted: &Fronted, tag: &Tag) -> Result<Tagged, ApiError> {
+    fronted.tag(tag).await.map_err(|error| answer(error, unknown_manifest))
+}
+
+/// A page of an upstream's tags; `None` when it cannot be asked and something is kept.
+pub(super) async fn tags(
+    call: &Call<'_>,
+    fronted: &Fronted,
+    repository: &RepositoryName,
+    items: usize,
+    last: Option<&str>,
+) -> Result<Option<(Vec<String>, bool)>, ApiError> {
+    match fronted.tags(items, last).await {
+        Ok(list) => Ok(Some(list.into_parts())),
+        Err(error) => {
+            let known = call.storage(repository).storage().knows_repository(repository).await?;
+            kept_or(error, known, || ApiError::new(ErrorCode::NameUnknown, "repository is unknown"))
+        }
+    }
+}
+
+/// An upstream's referrers; `None` when it cannot be asked: what is kept has to do.
+pub(super) async fn referrers(
+    fronted: &Fronted,
+    subject: &Digest,
+) -> Result<Option<Vec<Referrer>>, ApiError> {
+    match fronted.referrers(subject).await {
+        Ok(list) => Ok(Some(list)),
+        Err(error) => kept_or(error, true, unknown_manifest),
+    }
+}
+
+/// A list that is what is kept, and may not be all.
+pub(super) fn mark_stale(response: &mut Response<Body>) {
+    response.headers_mut().insert(WARNING, STALE);
+}
+
+fn kept_or<T>(
+    error: UpstreamError,
+    known: bool,
+    unknown: impl FnOnce() -> ApiError,
+) -> Result<Option<T>, ApiError> {
+    if known && error.is_outage() {
+        return Ok(None);
+    }
+    Err(answer(error, unknown))
+}
+
+/// Gives the upstream a blob whose bytes have all arrived here.
+pub(super) async fn push_blob(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    progress: &Progress,
+    digest: &Digest,
+) -> Result<(), ApiError> {
+    let Some(fronted) = call.fronted_for_push(repository)? else { return Ok(()) };
+    let found = progress.digest();
+    if found.algorithm() == digest.algorithm() && found != *digest {
+        let message = format!("uploaded bytes are {found} and not {digest}");
+        return Err(ApiError::new(ErrorCode::DigestInvalid, message));
+    }
+    let bytes = call.storage(repository).storage().stream_progress(progress);
+    let pushed = fronted.push_blob(digest, progress.offset(), bytes).await;
+    pushed.map_err(|error| answer(error, unknown_name))
+}
+
+/// Gives the upstream a manifest.
+pub(super) async fn push_manifest(
+    fronted: &Fronted,
+    reference: &Reference,
+    manifest: &StoredManifest,
+) -> Result<(), ApiError> {
+    let pushed = fronted.push_manifest(reference, &manifest.media_type, &manifest.content).await;
+    pushed.map_err(|error| answer(error, unknown_name))
+}
+
+fn unknown_manifest() -> ApiError {
+    ApiError::new(ErrorCode::ManifestUnknown, "manifest is unknown")
+}
+
+fn unknown_name() -> ApiError {
+    ApiError::new(ErrorCode::NameUnknown, "repository is unknown to the upstream")
+}
+
+/// What the client is told. Only an upstream's own "no" is a 404, and nothing is a 401: a client's
+/// credentials are for this registry. Nor a 429, which clients handle badly.
+pub(crate) fn answer(error: UpstreamError, unknown: impl FnOnce() -> ApiError) -> ApiError {
+    let status = match &error {
+        UpstreamError::NotFound => return unknown(),
+        UpstreamError::Denied => return ApiError::new(ErrorCode::Denied, error.to_string()),
+        UpstreamError::Refused { code, message } => {
+            return ApiError::new(*code, format!("upstream: {message}"));
+        }
+        UpstreamError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        UpstreamError::Unavailable(_)
+        | UpstreamError::BadAnswer(_)
+        | UpstreamError::WrongDigest(_) => StatusCode::BAD_GATEWAY,
+        UpstreamError::SpoolFull => StatusCode::INSUFFICIENT_STORAGE,
+        UpstreamError::Limited { .. }
+        | UpstreamError::Spool(_)
+        | UpstreamError::Storage
+        | UpstreamError::Abandoned
+        | UpstreamError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    // Causes name addresses and paths: the log is told.
+    let message = match &error {
+        UpstreamError::Unavailable(_) => "upstream cannot be reached or fails".to_owned(),
+        UpstreamError::Spool(_) => "spool fails".to_owned(),
+        error => error.to_string(),
+    };
+    tracing::warn!(%error, "upstream");
+    ApiError::new(ErrorCode::Unavailable, message)
+        .with_status(status)
+        .with_header(RETRY_AFTER, header_value(error.retry_after_s().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_never_a_404_and_says_when_to_come_back() {
+        let told = |error: UpstreamError| {
+            let response = answer(error, unknown_manifest).into_response();
+            let again = response.headers().get(RETRY_AFTER).cloned();
+            (response.status().as_u16(), again.map(|value| value.to_str().unwrap().to_owned()))
+        };
+        let again = |text: &str| Some(text.to_owned());
+        assert_eq!(told(UpstreamError::NotFound), (404, None));
+        assert_eq!(told(UpstreamError::Denied), (403, None));
+        assert_eq!(told(UpstreamError::Limited { retry_after_s: 30 }), (503, again("30")));
+        assert_eq!(told(UpstreamError::TimedOut), (504, again("2")));
+        assert_eq!(told(UpstreamError::Unavailable("x".to_owned())), (502, again("2")));
+        assert_eq!(told(UpstreamError::BadAnswer("x".to_owned())), (502, again("2")));
+        assert_eq!(told(UpstreamError::SpoolFull), (507, again("2")));
+        let code = ErrorCode::ManifestBlobUnknown;
+        let refused = UpstreamError::Refused { code, message: "no blob".to_owned() };
+        assert_eq!(told(refused), (404, None));
+    }
+}

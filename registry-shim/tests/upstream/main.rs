@@ -1,0 +1,40 @@
+//! In front of other registries, against one that counts and fails as it is told, and against
+//! another of our own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod blobs;
+mod fake;
+mod manifests;
+mod pushes;
+mod trust;
+
+use common::TestRegistry;
+use fake::Fake;
+use longshore_registry::config::UpstreamRegistry;
+
+/// A registry in front of `url`, under the prefix `hub` and the namespace `docker.io`.
+async fn in_front_of(url: &str, more: &str) -> TestRegistry {
+    let _already = rustls::crypto::ring::default_provider().install_default();
+    let one = upstream(url, more);
+    TestRegistry::start_with(|config| {
+        config.upstream.registry = vec![one];
+        config.upstream.absent_s = 0;
+    })
+    .await
+}
+
+fn upstream(url: &str, more: &str) -> UpstreamRegistry {
+    let text = format!("prefix = \"hub\"\nns = [\"docker.io\"]\nurl = \"{url}\"\n{more}");
+    toml::from_str(&text).unwrap()
+}
+
+/// A fake, and a registry in front of it.
+async fn fronted(more: &str) -> (Fake, TestRegistry) {
+    let fake = Fake::start().await;
+    let registry = in_front_of(&fake.url(), more).await;
+    (fake, registry)
+}
