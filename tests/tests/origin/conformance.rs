@@ -18,7 +18,7 @@ mod push;
 mod referrers;
 mod server;
 mod sha512;
-mod subject;
+pub(crate) mod subject;
 
 /// Makes a test of each requirement on one store. A requirement that is missing here is dead code,
 /// of which the compiler tells.

@@ -4,6 +4,7 @@
 mod client;
 mod conformance;
 mod contract;
+mod crash;
 mod harness;
 mod immutable;
 mod redirect;

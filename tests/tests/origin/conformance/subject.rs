@@ -77,6 +77,11 @@ impl Repository {
         Self { name: name.to_owned(), ..self.clone() }
     }
 
+    /// The same repository at another registry over the same store.
+    pub(crate) fn moved(&self, base: &str) -> Self {
+        Self { base: base.parse().unwrap(), ..self.clone() }
+    }
+
     /// Any URL of the registry, relative to its root.
     pub(crate) fn root(&self, path: &str) -> Url {
         let base = self.base.as_str().trim_end_matches('/');
@@ -169,10 +174,15 @@ impl Repository {
 /// Sends the request and takes the whole answer.
 pub(crate) async fn answer(request: RequestBuilder) -> Answer {
     let response = request.send().await.expect("the registry answers");
+    whole(response).await.expect("the answer comes whole")
+}
+
+/// The answer with its body; `None` where that breaks off.
+pub(crate) async fn whole(response: reqwest::Response) -> Option<Answer> {
     let (url, status) = (response.url().clone(), response.status().as_u16());
     let headers = response.headers().clone();
-    let body = response.bytes().await.expect("the answer comes whole");
-    Answer { url, status, headers, body }
+    let body = response.bytes().await.ok()?;
+    Some(Answer { url, status, headers, body })
 }
 
 impl Answer {
