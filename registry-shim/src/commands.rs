@@ -4,6 +4,7 @@
 //! exit status. A command prints its result to stdout and returns what went wrong; it never ends
 //! the process itself.
 
+pub mod gc;
 pub mod keys;
 pub mod serve;
 pub mod users;
@@ -47,6 +48,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         command: serve::command,
         run: |matches, config| Box::pin(serve::run(matches, config)),
         logs: true,
+    },
+    Subcommand {
+        command: gc::command,
+        run: |matches, config| Box::pin(gc::run(matches, config)),
+        logs: false,
     },
     Subcommand {
         command: keys::command,

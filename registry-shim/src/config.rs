@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod cache;
+mod gc;
 pub mod limits;
 mod regions;
 mod storage;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 pub use cache::Cache;
+pub use gc::Gc;
 pub use regions::{Region, Regions};
 pub use storage::Storage;
 pub use upstream::{PushMode, Upstream, UpstreamRegistry};
@@ -42,6 +44,7 @@ const SECTIONS: &[&[Setting]] = &[
     BASE,
     auth::SETTINGS,
     cache::SETTINGS,
+    gc::SETTINGS,
     regions::SETTINGS,
     storage::SETTINGS,
     tls::SETTINGS,
@@ -117,6 +120,8 @@ pub struct Config {
     pub storage: Storage,
     /// What is kept in memory of it.
     pub cache: Cache,
+    /// Collection.
+    pub gc: Gc,
     /// Keys.
     pub identity: Identity,
     /// Who may do what.

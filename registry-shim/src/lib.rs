@@ -12,6 +12,7 @@ pub mod cache;
 pub mod commands;
 pub mod config;
 mod front;
+pub mod gc;
 mod join;
 pub mod keys;
 pub mod limits;
@@ -213,6 +214,11 @@ impl Instance {
         if let Some(file) = self.audit_file {
             registry.tasks.spawn(file.run(registry.ended.clone()));
         }
+        let collect = {
+            let storages = registry.storages().map(|each| each.storage().clone()).collect();
+            let metrics = registry.metrics.gc.clone();
+            gc::collect_now_and_then(storages, &self.config.gc, metrics, ends.drain.clone())
+        };
         let Serve { drain_delay_ms, drain_grace_ms, .. } = self.config.serve;
         // Load balancers see `/readyz` and send nobody more before the port is closed.
         let (close, cut) = (CancellationToken::new(), ends.cut.clone());
@@ -237,7 +243,7 @@ impl Instance {
             registry.tasks.wait().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, regions, files, notice, front);
+        tokio::join!(admin, sweep, regions, files, collect, notice, front);
     }
 }
 

@@ -7,6 +7,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::auth::AuthMetrics;
+use crate::gc::GcMetrics;
 use crate::limits::AdmissionMetrics;
 use crate::regions::RegionMetrics;
 use crate::serve::{ServeMetrics, TlsMetrics};
@@ -70,6 +71,8 @@ pub struct Metrics {
     pub plans_failed: Counter,
     /// The gate's.
     pub auth: AuthMetrics,
+    /// Collections'.
+    pub gc: GcMetrics,
     /// The tracker's.
     pub tracker: TrackerMetrics,
     /// The regions'; empty without any.
@@ -97,6 +100,7 @@ impl Metrics {
             plans: Counter::default(),
             plans_failed: Counter::default(),
             auth: AuthMetrics::default(),
+            gc: GcMetrics::default(),
             tracker: TrackerMetrics::default(),
             regions: RegionMetrics::default(),
             upstream: UpstreamsMetrics::default(),
@@ -121,6 +125,7 @@ impl Metrics {
         registry.register("plans", "Plan items answered", self.plans.clone());
         registry.register("plans_failed", "Plan items that failed", self.plans_failed.clone());
         self.auth.register(registry.sub_registry_with_prefix("auth"));
+        self.gc.register(registry.sub_registry_with_prefix("gc"));
         self.tracker.register(registry.sub_registry_with_prefix("tracker"));
         self.regions.register(registry.sub_registry_with_prefix("region"));
         self.upstream.register(registry.sub_registry_with_prefix("upstream"));

@@ -30,6 +30,7 @@ mod slot;
 mod split;
 mod standing;
 mod states;
+mod sweep;
 mod tag;
 mod upload;
 
@@ -53,6 +54,7 @@ pub use immutable::{InvalidTagPattern, TagPattern};
 pub use listing::Page;
 pub use manifest::StoredManifest;
 pub use open::{Bucket, InvalidStorageUrl, OpenError, OpenedStore, StorageUrl};
+pub(crate) use pointer::COMMIT_MS;
 pub use pointer::Pointer;
 pub use presign::{Presigned, Presigner};
 pub use project::{InvalidProject, Project};
@@ -60,7 +62,9 @@ pub use referrer::Referrer;
 pub use segment::{Segment, SegmentWriter};
 pub use slot::Slot;
 pub use standing::{Standing, StoreState};
+pub use sweep::{Branch, Keys, RepositoryKey, Seen};
 pub use tag::TagRecord;
+pub(crate) use upload::SESSION_MS;
 pub use upload::{Appender, Progress, Session, UploadError, Verified};
 
 /// Blobs read at once for their hash states: each costs a core and the store's bandwidth, which

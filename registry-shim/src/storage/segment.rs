@@ -40,7 +40,9 @@ pub struct SegmentWriter {
 impl Storage {
     /// A new segment; it exists once [`SegmentWriter::finish`] returns.
     pub fn segment(&self) -> SegmentWriter {
-        let today = time::OffsetDateTime::now_utc()
+        let now = i64::try_from(self.now_ms() / 1000).unwrap_or_default();
+        let today = time::OffsetDateTime::from_unix_timestamp(now)
+            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
             .format(format_description!("[year][month][day]"))
             .expect("the format names only parts of a date");
         let key = layout::data(Uuid::new_v4(), &today);

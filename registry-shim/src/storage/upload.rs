@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How long an upload may take: a day.
-const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
+pub(crate) const SESSION_MS: u64 = 24 * 60 * 60 * 1000;
 /// How often an upload is looked for again whose progress went away under the reader.
 const FIND_ATTEMPTS: usize = 4;
 
@@ -256,6 +256,12 @@ impl Storage {
             }
         }
         Err(StorageError::Contended)
+    }
+
+    /// When the session under a key ends, in Unix milliseconds; `None` when there is none.
+    pub(crate) async fn upload_expiry(&self, session: &Path) -> Result<Option<u64>, StorageError> {
+        let record = self.read_record::<SessionRecord>(session).await?;
+        Ok(record.map(|record| record.expires_at_ms))
     }
 
     async fn read_progress(&self, key: &Path) -> Result<Option<Progress>, StorageError> {
