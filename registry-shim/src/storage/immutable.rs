@@ -6,11 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use longshore_proto::{RepositoryName, Tag};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use longshore_proto::{Digest, RepositoryName, Tag};
 use wildmatch::WildMatch;
 
 use super::{Storage, StorageError, TagRecord, encode, layout};
 
+/// Tags that are read from the store at once.
+const READS_IN_FLIGHT_MAX: usize = 16;
 /// Races that nobody won, in a row.
 const CREATE_ATTEMPTS: usize = 3;
 
@@ -46,7 +49,11 @@ impl FromStr for TagPattern {
 impl TagPattern {
     /// Whether the pattern names this tag.
     pub fn matches(&self, repository: &RepositoryName, tag: &Tag) -> bool {
-        self.repository.matches(repository.as_str()) && self.tag.matches(tag.as_str())
+        self.matches_in(repository) && self.tag.matches(tag.as_str())
+    }
+
+    fn matches_in(&self, repository: &RepositoryName) -> bool {
+        self.repository.matches(repository.as_str())
     }
 }
 
@@ -60,6 +67,27 @@ impl Storage {
     /// Whether the tag may be created but neither moved nor deleted.
     pub fn is_immutable(&self, repository: &RepositoryName, tag: &Tag) -> bool {
         self.immutable_tags.iter().any(|pattern| pattern.matches(repository, tag))
+    }
+
+    /// Whether an immutable tag names the manifest. Where the repository has patterns all its tags
+    /// are listed, and those that match are read: deletes are rare.
+    pub(super) async fn is_named_for_good(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StorageError> {
+        if !self.immutable_tags.iter().any(|pattern| pattern.matches_in(repository)) {
+            return Ok(false);
+        }
+        let keys = self.keys(&layout::tags(repository)).await?;
+        let tags = keys.iter().filter_map(|key| key.filename()?.parse::<Tag>().ok());
+        let frozen: Vec<Tag> = tags.filter(|tag| self.is_immutable(repository, tag)).collect();
+        let read = |tag: Tag| async move { self.tag(repository, &tag).await };
+        stream::iter(frozen)
+            .map(read)
+            .buffer_unordered(READS_IN_FLIGHT_MAX)
+            .try_any(|there| std::future::ready(there.is_some_and(|there| there.digest == *digest)))
+            .await
     }
 
     /// Creates an immutable tag. The same manifest again is no move.

@@ -55,11 +55,17 @@ impl Storage {
 
     /// Deletes the manifest and never a tag: one that names it reads as missing from now on.
     /// Whether it was there.
+    ///
+    /// # Errors
+    /// [`StorageError::TagImmutable`] when a tag names it that may not go.
     pub async fn delete_manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StorageError> {
+        if self.is_named_for_good(repository, digest).await? {
+            return Err(StorageError::TagImmutable { digest: *digest });
+        }
         let key = layout::manifest(repository, digest);
         let was_there = self.exists(&key).await?;
         self.delete(&key).await?;

@@ -327,6 +327,13 @@ pub(super) async fn an_immutable_tag_is_created_once(storage: Subject) {
         let deleted = storage.delete_tag(&repository(), &frozen).await;
         assert!(matches!(deleted, Err(StorageError::TagImmutable { .. })), "{deleted:?}");
     }
+    // What it names stays with it; what only other tags name goes.
+    for (record, stays) in [(&one, true), (&two, false)] {
+        let (_, manifest) = manifest("{}");
+        storage.put_manifest(&repository(), &record.digest, &manifest).await.unwrap();
+        let deleted = storage.delete_manifest(&repository(), &record.digest).await;
+        assert_eq!(deleted.is_err(), stays, "{deleted:?}");
+    }
     assert_eq!(storage.tag(&repository(), &frozen).await.unwrap(), Some(one));
     assert!(storage.delete_tag(&repository(), &free).await.unwrap());
 }
