@@ -23,7 +23,8 @@ pub(super) struct Redirects(Cache<Digest, Redirect>);
 struct Redirect {
     location: HeaderValue,
     generation: String,
-    state: StoreState,
+    /// Of the storage, when it was signed.
+    standing: (StoreState, u64),
     until: Instant,
 }
 
@@ -42,10 +43,11 @@ impl Redirects {
         digest: &Digest,
         pointer: &Pointer,
     ) -> Option<HeaderValue> {
-        let (now, state) = (Instant::now(), storage.state());
+        let now = Instant::now();
+        let standing = (storage.state(), storage.redirect_epoch());
         if let Some(kept) = self.0.get(digest)
             && now < kept.until
-            && kept.state == state
+            && kept.standing == standing
             && kept.generation == pointer.generation
         {
             return Some(kept.location);
@@ -55,7 +57,7 @@ impl Redirects {
         // Whoever has it reads the blob: it stands in no log.
         location.set_sensitive(true);
         let (generation, until) = (pointer.generation.clone(), now + presigned.expiry / 2);
-        let kept = Redirect { location: location.clone(), generation, state, until };
+        let kept = Redirect { location: location.clone(), generation, standing, until };
         self.0.insert(*digest, kept);
         Some(location)
     }

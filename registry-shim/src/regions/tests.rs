@@ -2,8 +2,10 @@
 //!
 //! The workers' steps are taken by the tests, so that nothing happens by luck.
 
+mod api;
 mod crash;
 mod outage;
+mod redirect;
 mod switch;
 
 use std::sync::Arc;
@@ -66,11 +68,15 @@ impl World {
         self.process_on(&Machine::immortal()).await
     }
 
+    fn opened(&self, machine: &Machine) -> Vec<OpenedStore> {
+        let stores = [self.eu.seen_by(machine), self.us.seen_by(machine)];
+        stores.into_iter().map(OpenedStore::from).collect()
+    }
+
     async fn process_on(&self, machine: &Machine) -> Process {
         let config: Config = toml::from_str(CONFIG).unwrap();
         config.regions.check().unwrap();
-        let stores = [self.eu.seen_by(machine), self.us.seen_by(machine)];
-        let opened = stores.into_iter().map(OpenedStore::from).collect();
+        let opened = self.opened(machine);
         let metrics = RegionMetrics::default();
         let how = (Policy::default(), timing());
         let regions =
