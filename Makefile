@@ -10,7 +10,7 @@ DEMO_FLAGS ?=
 # Flags of the origin's benchmark: see `make bench-origin BENCH_FLAGS=--help`.
 BENCH_FLAGS ?=
 
-.PHONY: demo bench-origin test check deps build clean-lab deny advisories
+.PHONY: demo bench-origin bench-upstream test check deps build clean-lab deny advisories
 
 ## The main job on real input: a table, and target/figures/demo.json.
 demo: deps
@@ -21,6 +21,11 @@ demo: deps
 bench-origin: deps
 	cargo build --release --workspace --bins
 	$(TARGET)/release/longshore-bench-origin --figures $(TARGET)/figures/bench-origin.json $(BENCH_FLAGS)
+
+## Many clients of one cold blob of an upstream: target/figures/bench-upstream.json.
+bench-upstream:
+	cargo build --release -p longshore-registry -p longshore-tests --bins
+	$(TARGET)/release/longshore-bench-upstream --figures $(TARGET)/figures/bench-upstream.json $(BENCH_FLAGS)
 
 ## Every test, the end-to-end ones included.
 test: build

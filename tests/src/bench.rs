@@ -4,3 +4,4 @@
 
 pub mod origin;
 pub mod process;
+pub mod upstream;
