@@ -4,21 +4,20 @@
 //! exit status. A command prints its result to stdout and returns what went wrong; it never ends
 //! the process itself.
 
+pub mod check;
 pub mod gc;
 pub mod keys;
 pub mod serve;
 pub mod users;
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
 use futures::future::LocalBoxFuture;
 use longshore_settings::{EXIT_CONFIG, SettingsError};
-use tracing_subscriber::EnvFilter;
 
-use crate::StartError;
-use crate::config::{Config, DEFAULT_FILE, LogFormat, settings};
+use crate::config::{Config, DEFAULT_FILE, settings};
+use crate::{StartError, telemetry};
 
 /// `EX_UNAVAILABLE` of sysexits(3): a port can not be had.
 pub const EXIT_PORT: u8 = 69;
@@ -48,6 +47,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         command: serve::command,
         run: |matches, config| Box::pin(serve::run(matches, config)),
         logs: true,
+    },
+    Subcommand {
+        command: check::command,
+        run: |matches, config| Box::pin(check::run(matches, config)),
+        logs: false,
     },
     Subcommand {
         command: gc::command,
@@ -83,12 +87,21 @@ pub fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
     });
     let (subcommand, matches) = named.unwrap_or((&SUBCOMMANDS[0], matches));
     let config = load(matches)?;
-    start_log(&config, subcommand.logs);
     // Refused only where a test of this process was first.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
-    runtime.block_on((subcommand.run)(matches, &config))
+    let started = {
+        let _inside = runtime.enter();
+        let filter = if subcommand.logs { config.log.filter.as_str() } else { "warn" };
+        let quiet = crate::config::telemetry::Telemetry::default();
+        let traces = if subcommand.logs { &config.telemetry } else { &quiet };
+        telemetry::start(&config.log, filter, traces)
+    };
+    let telemetry = started.map_err(|error| Failure::config("telemetry.otlp_endpoint", error))?;
+    let outcome = runtime.block_on((subcommand.run)(matches, &config));
+    telemetry.end();
+    outcome
 }
 
 /// A command that only leads to others takes no setting itself.
@@ -105,21 +118,6 @@ fn load(matches: &ArgMatches) -> Result<Config, Failure> {
     let environment = |name: &str| std::env::var_os(name);
     let leaf = leaf.unwrap_or(matches);
     Ok(longshore_settings::load(leaf, settings(), Path::new(DEFAULT_FILE), environment)?)
-}
-
-fn start_log(config: &Config, logs: bool) {
-    let filter = if logs { config.log.filter.as_str() } else { "warn" };
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    // Colours are for people: in a file or a journal they are noise.
-    let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 impl Failure {
@@ -154,6 +152,7 @@ impl From<StartError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
 
     #[test]
     fn the_command_line_holds_together() {

@@ -28,6 +28,7 @@ use crate::metrics::RequestLabels;
 use crate::registry::Registry;
 use crate::rpc::Reached;
 use crate::serve::{Handler, Peer};
+use crate::telemetry;
 use held::Held;
 use request_id::{REQUEST_ID, RequestId};
 
@@ -50,6 +51,8 @@ struct Inner {
     proxies: Proxies,
     /// An answer to a read that takes longer is logged.
     slow: Option<Duration>,
+    /// Spans go to a collector.
+    traced: bool,
 }
 
 impl Front {
@@ -59,7 +62,8 @@ impl Front {
         let proxies = Proxies::new(config.limits.trusted_proxies.clone());
         let slow_ms = u64::from(config.log.slow_request_ms);
         let slow = (slow_ms > 0).then(|| Duration::from_millis(slow_ms));
-        Self(Arc::new(Inner { registry, rpc, admission, proxies, slow }))
+        let traced = config.telemetry.otlp_endpoint.is_some();
+        Self(Arc::new(Inner { registry, rpc, admission, proxies, slow, traced }))
     }
 }
 
@@ -71,6 +75,9 @@ impl Handler for Front {
         let id = RequestId::of(request.headers());
         let (method, path) = (request.method(), request.uri().path());
         let span = tracing::info_span!("request", %id, %method, path);
+        if this.traced {
+            telemetry::follow(&span, request.headers());
+        }
         let behind = this.proxies.client(peer.address, request.headers());
         let behind = behind.map(|address| Peer { address, ..peer.clone() });
         let peer = behind.as_ref().unwrap_or(peer);

@@ -27,6 +27,7 @@ mod rpc;
 pub mod serve;
 pub mod shutdown;
 pub mod storage;
+pub mod telemetry;
 pub mod tracker;
 pub mod upstream;
 
