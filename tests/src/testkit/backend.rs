@@ -25,8 +25,8 @@ pub enum Backend {
     Moto,
     /// The Azure emulator.
     Azurite,
-    /// The GCS emulator: it takes and gives objects, but of Google's XML API, which `object_store`
-    /// speaks, it has neither lists nor deletes.
+    /// The GCS emulator: of Google's XML API, which `object_store` speaks, it has no lists, deletes
+    /// or conditions, and no ETag in the answer to a PUT. The registry refuses to start on it.
     GcsEmulator,
 }
 

@@ -5,6 +5,7 @@ mod client;
 mod conformance;
 mod contract;
 mod crash;
+mod gcs;
 mod harness;
 mod immutable;
 mod redirect;

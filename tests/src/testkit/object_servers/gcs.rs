@@ -1,7 +1,7 @@
 //! gcp-storage-emulator: Google's JSON API in Python.
 //!
-//! Of the XML API it has PUT and GET of one object only: no list, no delete, no conditions. It
-//! proves what a client sends for these two and nothing more.
+//! Of the XML API it has PUT, without an ETag in its answer, and GET of one object: no list, no
+//! delete, no conditions. It shows what a client sends for these two and nothing more.
 
 use std::path::{Path, PathBuf};
 
