@@ -106,9 +106,11 @@ impl Filling {
             // That others hold it proves nothing for this repository: its upstream is asked.
             upstream.client.blob_size(remote, &self.digest).await?;
             let added = storage.storage().add_member(repository, &self.digest, &pointer).await;
-            added.map_err(|error| failed(Arc::new(error)))?;
-            upstream.metrics.filled("mounted");
-            return Ok(End::Kept(pointer));
+            // One that is being collected is read anew.
+            if added.map_err(|error| failed(Arc::new(error)))? {
+                upstream.metrics.filled("mounted");
+                return Ok(End::Kept(pointer));
+            }
         }
         let _place = upstream.client.place_for_bytes().await?;
         let source = upstream.client.read_blob(remote, &self.digest, 0).await?;
