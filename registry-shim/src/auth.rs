@@ -35,6 +35,8 @@ use http::header::AUTHORIZATION;
 use longshore_proto::RepositoryName;
 use longshore_proto::sign::{Layout, SigningKey, Statement};
 use ring::hmac;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
 use crate::config::auth::Auth as AuthConfig;
@@ -44,7 +46,7 @@ use issuer::{Issuers, is_jwt};
 use policy::Policy;
 use token::Tokens;
 use users::Users;
-use verified::Verified;
+use verified::{Kind, Verified};
 
 pub use actor::{Actor, Principal};
 pub use challenge::{Challenge, Wanted};
@@ -169,13 +171,17 @@ impl Auth {
     ) -> Option<Result<Actor, AuthError>> {
         let Some(value) = headers.get(AUTHORIZATION) else {
             return match &peer.certificate {
-                Some(leaf) if self.on => self.verified.get(leaf, now_ms / 1000).map(Ok),
+                Some(leaf) if self.on => {
+                    self.verified.get(Kind::Certificate, leaf, now_ms / 1000).map(Ok)
+                }
                 _ => Some(Ok(Actor::Anonymous)),
             };
         };
         match Credential::parse(value.as_bytes()) {
             Err(_) => Some(Err(AuthError::Unauthorized)),
-            Ok(Credential::Bearer(token)) => self.verified.get(token, now_ms / 1000).map(Ok),
+            Ok(Credential::Bearer(token)) => {
+                self.verified.get(Kind::Token, token, now_ms / 1000).map(Ok)
+            }
             // Clients send what they have for some other registry, too.
             Ok(_) if !self.on => Some(Ok(Actor::Anonymous)),
             Ok(Credential::Basic(_)) if !self.basic => Some(Err(AuthError::Unauthorized)),
@@ -242,6 +248,18 @@ impl Auth {
         self.login(shown, peer.address.ip(), now_ms).await
     }
 
+    /// Reads the secrets of tokens again whenever it is told, until `ended`. The users' file and the
+    /// issuers' keys look after themselves.
+    pub async fn watch(&self, mut reload: watch::Receiver<u64>, ended: CancellationToken) {
+        while let Some(Ok(())) = ended.run_until_cancelled(reload.changed()).await {
+            match self.tokens.reload() {
+                // What a key signed that is gone is verified again, and then refused.
+                Ok(()) => self.verified.forget(),
+                Err(error) => tracing::error!(%error, "auth.token_keys: the keys before stand"),
+            }
+        }
+    }
+
     async fn refresh_users(&self, now_ms: u64) {
         if let Some(users) = &self.users
             && users.refresh(now_ms).await
@@ -253,7 +271,7 @@ impl Auth {
 
     fn recall(&self, shown: &Password, now_ms: u64) -> Option<Actor> {
         if self.takes_tokens_as(shown) {
-            return self.verified.get(shown.password.as_bytes(), now_ms / 1000);
+            return self.verified.get(Kind::Token, shown.password.as_bytes(), now_ms / 1000);
         }
         self.users.as_ref()?.recall(shown, now_ms).map(Actor::Known)
     }
@@ -303,21 +321,26 @@ impl Auth {
             return Err(AuthError::Unauthorized);
         }
         let actor = Actor::Known(self.principal(said.subjects, Some(said.scope)));
-        self.verified.insert(shown, actor.clone(), said.expires_at_s, now_s);
+        self.verified.insert((Kind::Token, shown), actor.clone(), said.expires_at_s, now_s);
         Ok(actor)
     }
 
     fn verify_session(&self, shown: &[u8], now_s: u64) -> Option<Arc<NodeSession>> {
         let session = self.sessions.verify(std::str::from_utf8(shown).ok()?, now_s)?;
         let (expires_at_s, node) = (session.expires_at_s, Arc::new(session));
-        self.verified.insert(shown, Actor::Node(node.clone()), expires_at_s, now_s);
+        self.verified.insert((Kind::Token, shown), Actor::Node(node.clone()), expires_at_s, now_s);
         Some(node)
     }
 
     async fn verify_external(&self, token: &str, now_ms: u64) -> Result<Actor, AuthError> {
         let named = self.issuers.verify(token, now_ms).await?;
         let actor = Actor::Known(self.principal(named.subjects, None));
-        self.verified.insert(token.as_bytes(), actor.clone(), named.expires_at_s, now_ms / 1000);
+        self.verified.insert(
+            (Kind::Token, token.as_bytes()),
+            actor.clone(),
+            named.expires_at_s,
+            now_ms / 1000,
+        );
         Ok(actor)
     }
 
@@ -331,7 +354,12 @@ impl Auth {
             return Err(AuthError::Unauthorized);
         }
         let actor = Actor::Known(self.principal(subjects, None));
-        self.verified.insert(leaf, actor.clone(), expires_at_s, now_s);
+        self.verified.insert(
+            (Kind::Certificate, leaf.as_ref()),
+            actor.clone(),
+            expires_at_s,
+            now_s,
+        );
         Ok(actor)
     }
 
@@ -346,7 +374,7 @@ impl Auth {
         let Ok(Credential::Bearer(token)) = Credential::parse(value.as_bytes()) else {
             return Err(AuthError::Unauthorized);
         };
-        match self.verified.get(token, now_s) {
+        match self.verified.get(Kind::Token, token, now_s) {
             Some(Actor::Node(node)) => Ok(node),
             Some(_) => Err(AuthError::Unauthorized),
             None => self.verify_session(token, now_s).ok_or(AuthError::Unauthorized),

@@ -212,6 +212,7 @@ impl Instance {
                 tls.watch(registry.reload.subscribe(), ended.clone()).await;
             }
         };
+        let token_keys = registry.auth.watch(registry.reload.subscribe(), ended.clone());
         if let Some(file) = self.audit_file {
             registry.tasks.spawn(file.run(registry.ended.clone()));
         }
@@ -244,7 +245,7 @@ impl Instance {
             registry.tasks.wait().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, regions, files, collect, notice, front);
+        tokio::join!(admin, sweep, regions, files, token_keys, collect, notice, front);
     }
 }
 

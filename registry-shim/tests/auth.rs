@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use common::{TestRegistry, header, image_manifest, refusal, refused, sha256};
@@ -316,6 +317,40 @@ async fn a_user_who_is_taken_out_loses_tokens_too() {
         tokio::task::yield_now().await;
     }
     assert_eq!(guarded.status(&token, Method::GET, "/v2/").await, 401);
+}
+
+#[tokio::test]
+async fn a_signing_key_is_replaced_while_tokens_are_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = ["first", "second"].map(|name| directory.path().join(name));
+    let write = |secrets: [char; 2]| {
+        for (file, secret) in files.iter().zip(secrets) {
+            std::fs::write(file, secret.to_string().repeat(40)).unwrap();
+            std::fs::set_permissions(file, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+    };
+    write(['a', 'b']);
+    let guarded = Guarded::start(|config| config.auth.token_keys = files.to_vec()).await;
+    let scope = "repository:team/app:pull";
+    let by_a = guarded.token("alice", scope).await;
+    let kid = |token: &str| token.split('.').next().unwrap().to_owned();
+    // The new one signs from now on, and the old one still counts.
+    write(['b', 'a']);
+    guarded.registry.reload.now();
+    let mut by_b = guarded.token("alice", scope).await;
+    while kid(&by_b) == kid(&by_a) {
+        by_b = guarded.token("alice", scope).await;
+    }
+    for token in [&by_a, &by_b] {
+        assert_eq!(guarded.status(token, Method::GET, "/v2/").await, 200);
+    }
+    // The old one is taken out.
+    write(['b', 'c']);
+    guarded.registry.reload.now();
+    while guarded.status(&by_a, Method::GET, "/v2/").await != 401 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(guarded.status(&by_b, Method::GET, "/v2/").await, 200);
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@
 //! what that bearer may do is asked of the policy each time.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,8 @@ const KEYS_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Tokens {
     /// The first one signs.
-    keys: Vec<Key>,
+    keys: ArcSwap<Vec<Key>>,
+    files: Vec<PathBuf>,
     service: String,
     seconds: u32,
 }
@@ -99,19 +102,26 @@ impl Tokens {
         if files.len() > KEYS_MAX {
             return Err(TokenKeyError::TooMany);
         }
-        let mut keys = Vec::new();
-        for file in files {
-            keys.push(Key::new(&secret(file)?));
+        let keys = match files {
+            [] => vec![Key::new(derived.as_ref())],
+            files => load(files)?,
+        };
+        let (files, service) = (files.to_vec(), service.to_owned());
+        Ok(Self { keys: ArcSwap::from_pointee(keys), files, service, seconds })
+    }
+
+    /// Reads the files again; when one cannot be taken, all keys stay as they were.
+    pub(super) fn reload(&self) -> Result<(), TokenKeyError> {
+        if !self.files.is_empty() {
+            self.keys.store(Arc::new(load(&self.files)?));
         }
-        if keys.is_empty() {
-            keys.push(Key::new(derived.as_ref()));
-        }
-        Ok(Self { keys, service: service.to_owned(), seconds })
+        Ok(())
     }
 
     /// A token for whom `subjects` name, the first one being its `sub`.
     pub(super) fn issue(&self, subjects: &[String], scope: &Scope, now_s: u64) -> Issued {
-        let [key, ..] = self.keys.as_slice() else { unreachable!("there is always a key") };
+        let keys = self.keys.load();
+        let key = keys.first().expect("there is always a key");
         let claims = Claims {
             iss: self.service.clone(),
             sub: subjects.first().cloned().unwrap_or_default(),
@@ -133,7 +143,8 @@ impl Tokens {
     pub(super) fn verify(&self, token: &str, now_s: u64) -> Option<Said> {
         let header = jsonwebtoken::decode_header(token).ok()?;
         let kid = header.kid?;
-        let key = self.keys.iter().find(|key| key.kid == kid)?;
+        let keys = self.keys.load();
+        let key = keys.iter().find(|key| key.kid == kid)?;
         let mut wanted = Validation::new(Algorithm::HS256);
         wanted.set_issuer(&[&self.service]);
         wanted.set_audience(&[&self.service]);
@@ -153,7 +164,7 @@ impl Tokens {
     /// Whether the token says that one of these keys signed it.
     pub(super) fn signed(&self, token: &str) -> bool {
         let kid = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
-        kid.is_some_and(|kid| self.keys.iter().any(|key| key.kid == kid))
+        kid.is_some_and(|kid| self.keys.load().iter().any(|key| key.kid == kid))
     }
 }
 
@@ -167,6 +178,10 @@ impl Key {
             decoding: DecodingKey::from_secret(secret),
         }
     }
+}
+
+fn load(files: &[PathBuf]) -> Result<Vec<Key>, TokenKeyError> {
+    files.iter().map(|file| secret(file).map(|secret| Key::new(&secret))).collect()
 }
 
 /// The file's content without the white space at its ends.
@@ -234,7 +249,7 @@ mod tests {
 
         let token = ours.issue(&alice(), &scope(), 0).token;
         let (_, rest) = token.split_once('.').unwrap();
-        let kid = &ours.keys[0].kid;
+        let kid = &ours.keys.load()[0].kid;
         for alg in ["none", "HS512", "EdDSA", "hs256"] {
             use base64::Engine as _;
             let header = format!(r#"{{"alg":"{alg}","kid":"{kid}"}}"#);

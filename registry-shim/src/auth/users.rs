@@ -61,6 +61,9 @@ impl Users {
     /// Reads the file for the first time.
     pub(super) fn load(path: &Path) -> Result<Self, UsersFileError> {
         let table = Table::load(path)?;
+        if table.stamp.is_readable_by_all() {
+            tracing::warn!(path = %path.display(), "everybody on this machine may read the users file");
+        }
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .expect("the system gives randomness");
         Ok(Self {

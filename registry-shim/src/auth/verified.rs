@@ -24,11 +24,21 @@ const TAIL_BYTES: usize = 32;
 /// The cache.
 pub(super) struct Verified(Cache<Kept, Entry>);
 
+/// What a credential is. A certificate is public: it must never pass for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Shown in a header.
+    Token,
+    /// Proven by the connection.
+    Certificate,
+}
+
 /// A credential in the cache.
-struct Kept(Box<[u8]>);
+#[derive(PartialEq, Eq)]
+struct Kept(Kind, Box<[u8]>);
 
 /// A credential that is looked for.
-struct Shown<'a>(&'a [u8]);
+struct Shown<'a>(Kind, &'a [u8]);
 
 #[derive(Clone)]
 struct Entry {
@@ -52,13 +62,19 @@ impl Verified {
     }
 
     /// Whose it is, while it lasts.
-    pub(super) fn get(&self, credential: &[u8], now_s: u64) -> Option<Actor> {
-        let entry = self.0.get(&Shown(credential))?;
+    pub(super) fn get(&self, kind: Kind, credential: &[u8], now_s: u64) -> Option<Actor> {
+        let entry = self.0.get(&Shown(kind, credential))?;
         (entry.expires_at_s > now_s).then_some(entry.actor)
     }
 
     /// Keeps what was verified at `now_s` and holds until `expires_at_s`.
-    pub(super) fn insert(&self, credential: &[u8], actor: Actor, expires_at_s: u64, now_s: u64) {
+    pub(super) fn insert(
+        &self,
+        (kind, credential): (Kind, &[u8]),
+        actor: Actor,
+        expires_at_s: u64,
+        now_s: u64,
+    ) {
         let left = expires_at_s.saturating_sub(now_s).min(KEPT_SECONDS_MAX);
         let scope = match &actor {
             Actor::Known(principal) => principal.scope.as_ref().map_or(0, |scope| scope.weight()),
@@ -71,7 +87,7 @@ impl Verified {
             kept: Duration::from_secs(left),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         };
-        self.0.insert(Kept(credential.into()), entry);
+        self.0.insert(Kept(kind, credential.into()), entry);
     }
 
     /// Nothing was verified.
@@ -86,27 +102,19 @@ fn tail(credential: &[u8]) -> &[u8] {
 
 impl Hash for Kept {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        tail(&self.0).hash(state);
+        tail(&self.1).hash(state);
     }
 }
 
 impl Hash for Shown<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        tail(self.0).hash(state);
+        tail(self.1).hash(state);
     }
 }
-
-impl PartialEq for Kept {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Kept {}
 
 impl Equivalent<Kept> for Shown<'_> {
     fn equivalent(&self, kept: &Kept) -> bool {
-        *self.0 == *kept.0
+        self.0 == kept.0 && *self.1 == *kept.1
     }
 }
 
@@ -130,23 +138,24 @@ mod tests {
     fn knows_a_credential_until_it_expires_and_no_other() {
         let verified = Verified::new();
         let token = [vec![b'a'; 600], vec![b's'; TAIL_BYTES]].concat();
-        verified.insert(&token, Actor::Anonymous, 100, 10);
-        assert_eq!(verified.get(&token, 99), Some(Actor::Anonymous));
-        assert_eq!(verified.get(&token, 100), None);
+        verified.insert((Kind::Token, &token), Actor::Anonymous, 100, 10);
+        assert_eq!(verified.get(Kind::Token, &token, 99), Some(Actor::Anonymous));
+        assert_eq!(verified.get(Kind::Token, &token, 100), None);
         // Another content under the same signature hashes alike and is not the same.
         let forged = [vec![b'b'; 600], vec![b's'; TAIL_BYTES]].concat();
-        assert_eq!(verified.get(&forged, 50), None);
-        assert_eq!(verified.get(b"", 50), None);
+        assert_eq!(verified.get(Kind::Token, &forged, 50), None);
+        assert_eq!(verified.get(Kind::Token, b"", 50), None);
+        assert_eq!(verified.get(Kind::Certificate, &token, 50), None);
         verified.forget();
-        assert_eq!(verified.get(&token, 50), None);
+        assert_eq!(verified.get(Kind::Token, &token, 50), None);
     }
 
     #[test]
     fn verifies_again_after_a_while() {
         let verified = Verified::new();
-        verified.insert(b"token", Actor::Anonymous, u64::MAX, 0);
-        assert!(verified.get(b"token", KEPT_SECONDS_MAX - 1).is_some());
-        assert_eq!(verified.get(b"token", KEPT_SECONDS_MAX), None);
+        verified.insert((Kind::Token, b"token"), Actor::Anonymous, u64::MAX, 0);
+        assert!(verified.get(Kind::Token, b"token", KEPT_SECONDS_MAX - 1).is_some());
+        assert_eq!(verified.get(Kind::Token, b"token", KEPT_SECONDS_MAX), None);
     }
 
     #[test]
@@ -154,7 +163,7 @@ mod tests {
         let verified = Verified::new();
         for i in 0..6000_u32 {
             let token = [vec![b'a'; 16_000], i.to_be_bytes().to_vec()].concat();
-            verified.insert(&token, Actor::Anonymous, 1000, 0);
+            verified.insert((Kind::Token, &token), Actor::Anonymous, 1000, 0);
         }
         verified.0.run_pending_tasks();
         assert!(verified.0.weighted_size() <= BYTES_MAX);

@@ -9,6 +9,7 @@ use longshore_proto::sign::{PublicKey, PublicKeys};
 use longshore_proto::{Algorithm, Digest, media_type};
 use longshore_registry::Instance;
 use longshore_registry::config::Config;
+use longshore_registry::reload::Reload;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use tempfile::TempDir;
@@ -22,6 +23,7 @@ pub struct TestRegistry {
     pub key: PublicKey,
     pub client: Client,
     pub directory: TempDir,
+    pub reload: Reload,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
@@ -47,12 +49,13 @@ impl TestRegistry {
         let instance = Instance::start(&config).await.unwrap();
         let (address, admin) = (instance.address(), instance.admin_address());
         let key = instance.public_key();
+        let reload = instance.reload();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(instance.run(shutdown.clone()));
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().build().unwrap();
-        Self { address, admin, key, client, directory, shutdown, running }
+        Self { address, admin, key, client, directory, reload, shutdown, running }
     }
 
     /// Ends it, drained, and starts another on the same store and keys.

@@ -28,6 +28,7 @@ pub(super) struct Stamp {
     modified: (i64, i64),
     bytes: u64,
     inode: u64,
+    mode: u32,
 }
 
 /// The users of one state of the file.
@@ -65,6 +66,12 @@ pub enum UsersFileError {
     /// A name or password that cannot be kept.
     #[error("{0}")]
     Refused(&'static str),
+}
+
+impl Stamp {
+    pub(super) const fn is_readable_by_all(&self) -> bool {
+        self.mode & 0o004 != 0
+    }
 }
 
 impl Table {
@@ -112,6 +119,7 @@ fn stamp_of(metadata: &std::fs::Metadata) -> Stamp {
         modified: (metadata.mtime(), metadata.mtime_nsec()),
         bytes: metadata.len(),
         inode: metadata.ino(),
+        mode: metadata.mode(),
     }
 }
 
