@@ -56,7 +56,8 @@ impl Home {
     /// A listing whose first object has come in time, and whose others are waited for as long.
     async fn begun(self: &Arc<Self>, which: Which, prefix: Option<&Path>) -> Result<Objects> {
         let (side, idle) = (self.side(which), self.timing.record);
-        let mut objects = side.store.list(prefix);
+        // Some stores' listings must not be asked again after their end.
+        let mut objects = side.store.list(prefix).fuse();
         let first = side.call(idle, async { objects.next().await.transpose() }).await?;
         let home = self.clone();
         let rest = stream::unfold(Some(objects), move |objects| {

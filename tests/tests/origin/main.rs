@@ -9,4 +9,5 @@ mod gcs;
 mod harness;
 mod immutable;
 mod redirect;
+mod regions;
 mod stores;

@@ -1,0 +1,115 @@
+//! Two regions on two S3 servers, of which one stands still and comes back.
+
+use std::time::Duration;
+
+use longshore_tests::testkit::error::LabError;
+use longshore_tests::testkit::object_servers::{Kind, ObjectServer};
+use longshore_tests::testkit::wait::{Seen, until};
+use longshore_tests::testkit::{Backend, Loopback, Origin, Result, Settings, Site};
+use reqwest::Method;
+use rustix::process::Signal;
+
+use crate::client::{Client, lost};
+use crate::harness::{Stage, on};
+
+const REPOSITORY: &str = "team/app";
+/// Longer than a failover and a catching up take.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(90);
+/// containerd waits for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn readiness(origin: &Origin) -> Result<String> {
+    let url = format!("http://{}/readyz", origin.admin());
+    let answer = reqwest::get(url).await.map_err(|error| lost(&error))?;
+    answer.text().await.map_err(|error| lost(&error))
+}
+
+async fn ready(origin: &Origin, what: &str, says: impl Fn(&str) -> bool) -> Result<()> {
+    until(what, CHANGE_DEADLINE, async || {
+        let text = readiness(origin).await?;
+        Ok(if says(&text) { Seen::Yes(()) } else { Seen::NotYet(text) })
+    })
+    .await
+}
+
+fn regions(home: &ObjectServer, other: &ObjectServer) -> String {
+    let region = |name: &str, server: &ObjectServer, default: bool| {
+        let (url, endpoint) = (server.url(), server.endpoint());
+        format!(
+            "[[regions.region]]\nname = \"{name}\"\ndefault = {default}\n\
+             storage.url = \"{url}\"\nstorage.endpoint = \"{endpoint}\"\n\
+             storage.allow_http = true\n"
+        )
+    };
+    format!("{}{}", region("eu", home, true), region("us", other, false))
+}
+
+async fn survives(stage: &Stage) -> Result<()> {
+    let nothing = || LabError::Unexpected("no server behind the store".to_owned());
+    let eu = stage.store.server().ok_or_else(nothing)?;
+    let elsewhere = Loopback::start()?;
+    let us = ObjectServer::start(&Site::Loopback(elsewhere.clone()), Kind::Moto).await?;
+    let mut settings = Settings::default();
+    settings.set("cache.tag_fresh_ms", 0).set("regions.timeout_ms", 2000);
+    let (loopback, store, file) = (&stage.loopback, &stage.store, regions(eu, &us));
+    let origin = Origin::start_from(loopback, store, "registry", &settings, &file).await?;
+    let client = Client::new(&origin)?;
+    let layer: Vec<u8> = (0..6_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let blob = client.push_blob(REPOSITORY, &[&layer]).await?;
+    let (before, put) = client.push_manifest(REPOSITORY, "latest", "before").await?;
+    assert_eq!(put.status(), 201);
+    until("the replica is whole", CHANGE_DEADLINE, async || {
+        let url = format!("http://{}/metrics", origin.admin());
+        let text = reqwest::get(url).await.map_err(|error| lost(&error))?.text().await;
+        let text = text.map_err(|error| lost(&error))?;
+        let queue = "longshore_registry_region_replication_queue{region=\"eu\"} 0";
+        let whole = text.lines().any(|line| line == queue);
+        Ok(if whole { Seen::Yes(()) } else { Seen::NotYet("a queue".to_owned()) })
+    })
+    .await?;
+
+    eu.process().signal(Signal::STOP)?;
+    let manifest = format!("/v2/{REPOSITORY}/manifests/latest");
+    let read = tokio::time::timeout(PATIENCE, client.get(&manifest)).await;
+    let read = read.map_err(|_| LabError::Unexpected("no answer in time".to_owned()))??;
+    assert_eq!(read.status(), 200, "{read:?}");
+    ready(&origin, "a failover", |text| text.contains("region eu failed over to us")).await?;
+    let redirect = client.get(&format!("/v2/{REPOSITORY}/blobs/{blob}")).await?;
+    assert_eq!(redirect.status(), 307, "{redirect:?}");
+    let location = crate::client::header(&redirect, "location")?;
+    assert!(location.starts_with(us.endpoint()), "clients are sent to the store that is away");
+    let bytes = client.get(&location).await?.bytes().await.map_err(|error| lost(&error))?;
+    assert!(bytes == layer, "the replica gave {} bytes", bytes.len());
+    let mut last = before;
+    for text in ["first", "second"] {
+        let (digest, put) = client.push_manifest(REPOSITORY, "latest", text).await?;
+        assert_eq!(put.status(), 201, "{text}");
+        last = digest;
+    }
+    let during = client.push_blob(REPOSITORY, &[b"pushed during the outage"]).await?;
+    let digest_of = async || {
+        let head = client.send(Method::HEAD, &manifest).await?;
+        crate::client::header(&head, "docker-content-digest")
+    };
+    assert_eq!(digest_of().await?, last.to_string());
+
+    eu.process().signal(Signal::CONT)?;
+    ready(&origin, "the return", |text| text == "ok\n").await?;
+    assert_eq!(digest_of().await?, last.to_string());
+    origin.stop().await?;
+    // What the primary has is all that a registry without regions can see.
+    let alone = Origin::start_with(loopback, store, "alone", &Settings::default()).await?;
+    let client = Client::new(&alone)?;
+    let read = client.send(Method::HEAD, &manifest).await?;
+    assert_eq!(crate::client::header(&read, "docker-content-digest")?, last.to_string());
+    for blob in [blob, during] {
+        let head = client.send(Method::HEAD, &format!("/v2/{REPOSITORY}/blobs/{blob}")).await?;
+        assert_eq!(head.status(), 200, "{blob}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_stands_still_is_survived_and_gets_what_it_missed() {
+    on(Backend::Moto, survives).await;
+}
