@@ -7,6 +7,7 @@
 pub mod check;
 pub mod gc;
 pub mod keys;
+pub mod quota;
 pub mod serve;
 pub mod users;
 
@@ -66,6 +67,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         command: users::command,
         run: |matches, config| Box::pin(users::run(matches, config)),
+        logs: false,
+    },
+    Subcommand {
+        command: quota::command,
+        run: |matches, config| Box::pin(quota::run(matches, config)),
         logs: false,
     },
 ];

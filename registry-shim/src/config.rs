@@ -4,6 +4,7 @@ pub mod auth;
 mod cache;
 mod gc;
 pub mod limits;
+mod quota;
 mod regions;
 mod storage;
 pub mod telemetry;
@@ -20,6 +21,7 @@ use serde::de::Error as _;
 
 pub use cache::Cache;
 pub use gc::Gc;
+pub use quota::Quota;
 pub use regions::{Region, Regions};
 pub use storage::Storage;
 pub use upstream::{PushMode, Upstream, UpstreamRegistry};
@@ -45,6 +47,7 @@ const SECTIONS: &[&[Setting]] = &[
     auth::SETTINGS,
     cache::SETTINGS,
     gc::SETTINGS,
+    quota::SETTINGS,
     regions::SETTINGS,
     storage::SETTINGS,
     tls::SETTINGS,
@@ -138,6 +141,8 @@ pub struct Config {
     pub telemetry: telemetry::Telemetry,
     /// The registries that this one fronts.
     pub upstream: Upstream,
+    /// What projects may hold.
+    pub quota: Quota,
     /// Logging.
     pub log: Log,
     /// Stores in several regions.

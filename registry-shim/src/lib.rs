@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod notify;
 mod plan;
 pub mod process;
+pub mod quota;
 pub mod regions;
 pub mod registry;
 pub mod reload;
@@ -50,6 +51,7 @@ use front::Front;
 use keys::KeyFileError;
 use limits::Throttle;
 use metrics::Metrics;
+use quota::Quota;
 use regions::Regions;
 use registry::Registry;
 use reload::Reload;
@@ -148,6 +150,7 @@ impl Instance {
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
             key,
+            quota: Quota::new(config.quota.clone(), metrics.quota.clone()),
             metrics,
             advertise: config.serve.advertise.clone(),
             announce_period_ms: period_ms,
@@ -243,6 +246,7 @@ impl Instance {
             registry.ended.cancel();
             registry.tasks.close();
             registry.tasks.wait().await;
+            registry.quota.close().await;
             ended.cancel();
         };
         tokio::join!(admin, sweep, regions, files, token_keys, collect, notice, front);
@@ -300,6 +304,7 @@ pub async fn open_storage(
             message: format!("{name} overwrites where it should refuse: no tag is immutable there"),
         });
     }
+    Quota::check_store(&config.quota, storage.capabilities(), &name)?;
     Ok(storage)
 }
 

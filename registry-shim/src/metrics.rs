@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use crate::auth::AuthMetrics;
 use crate::gc::GcMetrics;
 use crate::limits::AdmissionMetrics;
+use crate::quota::QuotaMetrics;
 use crate::regions::RegionMetrics;
 use crate::serve::{ServeMetrics, TlsMetrics};
 use crate::tracker::TrackerMetrics;
@@ -73,6 +74,8 @@ pub struct Metrics {
     pub auth: AuthMetrics,
     /// Collections'.
     pub gc: GcMetrics,
+    /// Quotas'.
+    pub quota: QuotaMetrics,
     /// The tracker's.
     pub tracker: TrackerMetrics,
     /// The regions'; empty without any.
@@ -101,6 +104,7 @@ impl Metrics {
             plans_failed: Counter::default(),
             auth: AuthMetrics::default(),
             gc: GcMetrics::default(),
+            quota: QuotaMetrics::default(),
             tracker: TrackerMetrics::default(),
             regions: RegionMetrics::default(),
             upstream: UpstreamsMetrics::default(),
@@ -126,6 +130,7 @@ impl Metrics {
         registry.register("plans_failed", "Plan items that failed", self.plans_failed.clone());
         self.auth.register(registry.sub_registry_with_prefix("auth"));
         self.gc.register(registry.sub_registry_with_prefix("gc"));
+        self.quota.register(registry.sub_registry_with_prefix("quota"));
         self.tracker.register(registry.sub_registry_with_prefix("tracker"));
         self.regions.register(registry.sub_registry_with_prefix("region"));
         self.upstream.register(registry.sub_registry_with_prefix("upstream"));

@@ -63,6 +63,7 @@ use tokio_util::sync::CancellationToken;
 use crate::StartError;
 use crate::cache::CachedStorage;
 use crate::config::{Config, Region};
+use crate::quota::Quota;
 use crate::storage::{OpenError, OpenedStore, Standing as _, Storage, StoreState};
 use breaker::Policy;
 use home::{Home, Parts, Timing, Whole};
@@ -159,6 +160,11 @@ impl Regions {
                 let name = &home.name;
                 let message = format!("region {name} overwrites where it should refuse");
                 return Err(StartError::Config { key: "storage.immutable_tags", message });
+            }
+        }
+        for home in &homes {
+            if let Some(found) = home.capabilities.get() {
+                Quota::check_store(&config.quota, *found, &format!("region {}", home.name))?;
             }
         }
         let named = regions.region.iter().enumerate().flat_map(|(index, region)| {

@@ -15,6 +15,7 @@ use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
 use crate::limits::Throttle;
 use crate::metrics::Metrics;
+use crate::quota::Quota;
 use crate::regions::Regions;
 use crate::reload::Reload;
 use crate::tracker::TrackerHandle;
@@ -42,6 +43,8 @@ pub struct Registry {
     pub key: Arc<SigningKey>,
     /// Requests per second of one client, where they are limited.
     pub(crate) throttle: Option<Throttle>,
+    /// What projects may hold.
+    pub quota: Quota,
     /// Counters of all doors.
     pub metrics: Metrics,
     /// Base URL that permits name; `None`: the address that the client used.

@@ -26,6 +26,11 @@ pub(super) fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, ApiEr
     Ok(content_range(headers)?.map(|(first, last)| last - first + 1))
 }
 
+/// Bytes that the body will have, where the client says it.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// What has arrived, as the last byte's position; nothing looks like one byte, as in every
 /// registry since docker's.
 pub(super) fn received(offset: u64) -> String {

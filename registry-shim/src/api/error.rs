@@ -9,6 +9,7 @@ use longshore_proto::{ErrorBody, ErrorCode, InvalidDigest, InvalidName};
 use super::Body;
 use crate::auth::PermitRefused;
 use crate::limits::Throttled;
+use crate::quota::QuotaError;
 use crate::storage::{StorageError, UploadError};
 
 /// A request that is not answered as asked.
@@ -135,6 +136,21 @@ impl From<Throttled> for ApiError {
     fn from(error: Throttled) -> Self {
         Self::new(ErrorCode::TooManyRequests, error.to_string())
             .with_header(RETRY_AFTER, error.retry_after_s.into())
+    }
+}
+
+impl From<QuotaError> for ApiError {
+    fn from(error: QuotaError) -> Self {
+        /// Longer than an idle lease lives on, and than most pushes.
+        const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
+        match error {
+            QuotaError::Denied { .. } => Self::new(ErrorCode::Denied, error.to_string()),
+            QuotaError::Held { .. } | QuotaError::Unavailable { .. } => {
+                Self::new(ErrorCode::Unavailable, error.to_string())
+                    .with_header(RETRY_AFTER, RETRY_AFTER_S)
+            }
+            QuotaError::Storage(error) => error.into(),
+        }
     }
 }
 

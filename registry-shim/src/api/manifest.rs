@@ -128,6 +128,8 @@ pub(super) async fn put(
         }
     }
 
+    let quota = &call.registry.quota;
+    let paid = quota.pay(storage.storage(), repository, digest, size).await?;
     storage.put_manifest(repository, &digest, stored).await?;
     let subject = manifest.subject().map(|subject| subject.digest);
     if let Some(subject) = &subject {
@@ -135,6 +137,7 @@ pub(super) async fn put(
         storage.storage().put_referrer(repository, subject, &referrer).await?;
     }
     storage.storage().add_repository(repository).await?;
+    paid.confirm().await?;
     // What it names was claimed before, and the collector looks at manifests for longer than that.
     storage.storage().still_holds(begun_ms)?;
     let record = TagRecord::new(digest, media_type, size, now_ms(), call.actor.label());

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::next_bytes;
 use super::{ApiError, Call, chunk};
+use crate::quota::{Intake, QuotaError};
 use crate::storage::{Appender, Progress, Session, Storage};
 
 /// What becomes of the bytes of a request that broke off.
@@ -49,10 +50,18 @@ impl Receiving {
         mut self,
         call: &Call<'_>,
         body: &mut Incoming,
+        intake: &mut Intake,
     ) -> Result<Appender, ApiError> {
         let expected = chunk::announced_length(call.headers)?;
+        if let Some(length) = expected.or_else(|| chunk::content_length(call.headers)) {
+            let total = self.before.saturating_add(length);
+            self.unless_refused(intake.announced(total).await)?;
+        }
+        let mut total = self.before;
         while let Some(bytes) = next_bytes(body).await? {
             call.registry.metrics.received_bytes.inc_by(bytes.len() as u64);
+            total += bytes.len() as u64;
+            self.unless_refused(intake.arrived(total).await)?;
             let Some(mut appender) = self.appender.take() else { break };
             if let Err(error) = appender.write(bytes).await {
                 appender.abort().await;
@@ -69,6 +78,16 @@ impl Receiving {
             }
             _ => Ok(appender),
         }
+    }
+}
+
+impl Receiving {
+    /// What a quota refuses leaves nothing behind.
+    fn unless_refused(&mut self, asked: Result<(), QuotaError>) -> Result<(), ApiError> {
+        if asked.is_err() {
+            self.broken = Broken::Dropped;
+        }
+        Ok(asked?)
     }
 }
 

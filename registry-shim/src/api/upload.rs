@@ -19,7 +19,7 @@ use super::{
 };
 use crate::auth::Action;
 use crate::registry::now_ms;
-use crate::storage::{Progress, Session, UploadError};
+use crate::storage::{Charge, Progress, Session, UploadError};
 
 /// How long the closing request waits for bytes that are read again: clients give up when an
 /// answer takes 30 s.
@@ -83,9 +83,11 @@ async fn mount(
     }
     let Some(pointer) = call.storage(&from).member(&from, &digest).await? else { return Ok(false) };
     let storage = call.storage(repository).storage();
+    let paid = call.registry.quota.pay(storage, repository, digest, pointer.size).await?;
     if !storage.add_member(repository, &digest, &pointer).await? {
         return Ok(false);
     }
+    paid.confirm().await?;
     call.registry.metrics.upload_ended("mounted");
     Ok(true)
 }
@@ -106,7 +108,9 @@ pub(super) async fn append(
     let storage = call.storage(repository).storage();
     // Whoever comes back asks how far the upload is, so what came of a broken request counts.
     let receiving = Receiving::new(call, storage, progress, Broken::Kept(session.clone()));
-    let appender = receiving.all(call, body).await?;
+    // What is kept of this request is no usage yet: its last one pays for all of it.
+    let mut intake = call.registry.quota.intake(storage, repository, None);
+    let appender = receiving.all(call, body, &mut intake).await?;
     let progress = storage.save_upload(&session, appender).await?;
     Ok(in_progress(StatusCode::ACCEPTED, &session, progress.offset()))
 }
@@ -198,16 +202,27 @@ async fn commit(
     let storage = call.storage(repository).storage();
     // A PUT may be sent again as it was, so what came of a broken one is dropped.
     let receiving = Receiving::new(call, storage, progress, Broken::Dropped);
-    let progress = receiving.all(call, body).await?.finish().await?;
+    let mut intake = call.registry.quota.intake(storage, repository, Some(*digest));
+    let progress = receiving.all(call, body, &mut intake).await?.finish().await?;
     if let Err(error) = upstream::push_blob(call, repository, &progress, digest).await {
         storage.discard_unsaved(&progress).await;
         return Err(error);
     }
-    let committed = storage.commit(repository, session, progress, digest).await;
-    if let Err(UploadError::WrongDigest { .. }) = &committed {
+    let verified = storage.verify(progress, digest).await;
+    if let Err(UploadError::WrongDigest { .. }) = &verified {
         call.registry.metrics.upload_ended("refused");
     }
-    committed?;
+    let verified = verified?;
+    let paid = match intake.pay(Charge { digest: *digest, size: verified.size() }).await {
+        Ok(paid) => paid,
+        Err(error) => {
+            storage.discard_verified(verified).await;
+            call.registry.metrics.upload_ended("refused");
+            return Err(error.into());
+        }
+    };
+    storage.commit_verified(repository, session, verified).await?;
+    paid.confirm().await?;
     call.registry.metrics.upload_ended("committed");
     if let Some(session) = session
         && let Err(error) = storage.forget_upload(session).await

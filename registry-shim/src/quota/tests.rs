@@ -1,0 +1,5 @@
+//! The pool by itself, and many of them over one store that fails in every order.
+
+mod accounts;
+mod pool;
+mod simulation;
