@@ -1,5 +1,4 @@
 //! The pool by itself, and many of them over one store that fails in every order.
 
-mod accounts;
 mod pool;
 mod simulation;
