@@ -7,10 +7,10 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Flags of the demo: see `make demo DEMO_FLAGS=--help`.
 DEMO_FLAGS ?=
-# Flags of the origin's benchmark: see `make bench-origin BENCH_FLAGS=--help`.
+# Flags of a benchmark: see `make bench-origin BENCH_FLAGS=--help`.
 BENCH_FLAGS ?=
 
-.PHONY: demo bench-origin bench-upstream test check deps build clean-lab deny advisories
+.PHONY: demo bench-origin bench-upstream bench-quota test check deps build clean-lab deny advisories
 
 ## The main job on real input: a table, and target/figures/demo.json.
 demo: deps
@@ -23,9 +23,14 @@ bench-origin: deps
 	$(TARGET)/release/longshore-bench-origin --figures $(TARGET)/figures/bench-origin.json $(BENCH_FLAGS)
 
 ## Many clients of one cold blob of an upstream: target/figures/bench-upstream.json.
-bench-upstream:
-	cargo build --release -p longshore-registry -p longshore-tests --bins
+bench-upstream: deps
+	cargo build --release --workspace --bins
 	$(TARGET)/release/longshore-bench-upstream --figures $(TARGET)/figures/bench-upstream.json $(BENCH_FLAGS)
+
+## 500 pushers into one project with a quota beside 500 into many: target/figures/bench-quota.json.
+bench-quota: deps
+	cargo build --release --workspace --bins
+	$(TARGET)/release/longshore-bench-quota --figures $(TARGET)/figures/bench-quota.json $(BENCH_FLAGS)
 
 ## Every test, the end-to-end ones included.
 test: build

@@ -4,4 +4,5 @@
 
 pub mod origin;
 pub mod process;
+pub mod quota;
 pub mod upstream;

@@ -1,0 +1,182 @@
+//! `make bench-quota`: pushers into one project with a quota beside as many into projects of their
+//! own. No object is shared by all pushes, so both should take as long.
+
+#![allow(clippy::print_stdout, reason = "the benchmark speaks to a person")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use comfy_table::{Table, presets};
+use futures::future::try_join_all;
+use longshore_proto::{Algorithm, Digest};
+use reqwest::{Client, StatusCode};
+use serde::Serialize;
+
+use crate::testkit::backend::Backend;
+use crate::testkit::error::{Context as _, LabError};
+use crate::testkit::object_servers::Site;
+use crate::testkit::origin::Origin;
+use crate::testkit::settings::Settings;
+use crate::testkit::{Loopback, Result};
+
+/// One push on a loaded machine.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Measures pushes under a quota.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "longshore-bench-quota")]
+pub struct Options {
+    /// Pushers at once.
+    #[arg(long, default_value_t = 500)]
+    pub pushers: usize,
+    /// Blobs that each pushes, one after the other.
+    #[arg(long, default_value_t = 10)]
+    pub artifacts: usize,
+    /// Bytes of a blob.
+    #[arg(long, default_value_t = 1024)]
+    pub bytes: usize,
+    /// Pairs of runs; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// Writes the figures there, as JSON.
+    #[arg(long)]
+    pub figures: Option<PathBuf>,
+}
+
+/// What `bench-quota.json` holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    /// Pushers at once.
+    pub pushers: usize,
+    /// Blobs of each.
+    pub artifacts: usize,
+    /// All into one project: median of the rounds.
+    pub one_project_pushes_per_s: f64,
+    /// Each pusher into a project of its own: median of the rounds.
+    pub many_projects_pushes_per_s: f64,
+    /// The first over the second, median of the rounds' ratios.
+    pub one_over_many_ratio: f64,
+}
+
+/// Whose project a pusher pushes into.
+#[derive(Debug, Clone, Copy)]
+enum Projects {
+    One,
+    Many,
+}
+
+/// Runs the rounds and prints the table.
+///
+/// # Errors
+/// When a push is not acknowledged.
+pub async fn run(options: &Options) -> Result<Figures> {
+    let loopback = Loopback::start()?;
+    let store = Backend::Directory.start(&Site::Loopback(loopback.clone())).await?;
+    let mut settings = Settings::default();
+    settings.set("quota.default_bytes", "1TiB");
+    let origin = Origin::start_with(&loopback, &store, "registry", &settings).await?;
+    let (mut one, mut many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..options.rounds.max(1) {
+        // The order changes, for the second run of a pair finds a fuller store.
+        let order = [Projects::One, Projects::Many];
+        let order = if round % 2 == 0 { order } else { [order[1], order[0]] };
+        let (mut in_one, mut in_many) = (0.0, 0.0);
+        for projects in order {
+            let rate = pushes_per_s(&origin, options, projects, round).await?;
+            match projects {
+                Projects::One => in_one = rate,
+                Projects::Many => in_many = rate,
+            }
+        }
+        println!("bench-quota: round {round}: one project {in_one:.0}/s, many {in_many:.0}/s");
+        one.push(in_one);
+        many.push(in_many);
+        ratios.push(in_one / in_many);
+    }
+    origin.stop().await?;
+    let figures = Figures {
+        pushers: options.pushers,
+        artifacts: options.artifacts,
+        one_project_pushes_per_s: median(one),
+        many_projects_pushes_per_s: median(many),
+        one_over_many_ratio: median(ratios),
+    };
+    print(&figures);
+    if let Some(path) = &options.figures {
+        write(&figures, path)?;
+    }
+    Ok(figures)
+}
+
+async fn pushes_per_s(
+    origin: &Origin,
+    options: &Options,
+    projects: Projects,
+    round: usize,
+) -> Result<f64> {
+    let client = Client::builder().timeout(PUSH_TIMEOUT).build();
+    let client = client.map_err(|error| LabError::Unexpected(error.to_string()))?;
+    let start = Instant::now();
+    let pushers = (0..options.pushers).map(|pusher| {
+        let project = match projects {
+            Projects::One => format!("one-{round}"),
+            Projects::Many => format!("many-{round}-{pusher}"),
+        };
+        push_all(&client, origin, format!("{project}/app-{pusher}"), options, round)
+    });
+    try_join_all(pushers).await?;
+    let pushes = options.pushers * options.artifacts;
+    Ok(pushes as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Blobs that nobody else pushes.
+async fn push_all(
+    client: &Client,
+    origin: &Origin,
+    repository: String,
+    options: &Options,
+    round: usize,
+) -> Result<()> {
+    for artifact in 0..options.artifacts {
+        let mut content = format!("{repository} {round} {artifact} ").into_bytes();
+        content.resize(options.bytes.max(content.len()), b'.');
+        let digest = Digest::of(Algorithm::Sha256, &content);
+        let url = format!("{}/v2/{repository}/blobs/uploads/?digest={digest}", origin.url());
+        let failed = |source| LabError::Http { what: format!("POST {url}"), source };
+        let answer = client.post(&url).body(content).send().await.map_err(failed)?;
+        if answer.status() != StatusCode::CREATED {
+            let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
+            return Err(LabError::Unexpected(format!("{url}: {status}: {body}")));
+        }
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    (values[values.len() / 2] * 1000.0).round() / 1000.0
+}
+
+fn print(figures: &Figures) {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["", "pushes/s"]);
+    let pushers = figures.pushers;
+    let one = format!("{:.0}", figures.one_project_pushes_per_s);
+    let many = format!("{:.0}", figures.many_projects_pushes_per_s);
+    table.add_row([format!("{pushers} pushers into one project"), one]);
+    table.add_row([format!("{pushers} pushers into {pushers} projects"), many]);
+    println!("\n{table}\n");
+    let ratio = figures.one_over_many_ratio;
+    println!("one project over many: {ratio:.2}   (at least 0.9)");
+}
+
+fn write(figures: &Figures, path: &std::path::Path) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).during(|| directory.display().to_string())?;
+    }
+    let mut text = serde_json::to_string_pretty(figures).unwrap_or_default();
+    text.push('\n');
+    fs::write(path, text).during(|| path.display().to_string())
+}
