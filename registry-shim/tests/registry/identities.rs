@@ -1,10 +1,6 @@
 //! Whom others vouch for: identity providers' tokens, client certificates, nodes; and the trail that
 //! everybody leaves.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +9,6 @@ use axum::extract::State;
 use axum::http::StatusCode as AxumStatus;
 use axum::routing::get;
 use base64::Engine as _;
-use common::{TestRegistry, refusal, refused, sha256};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use longshore_proto::sign::SigningKey;
 use longshore_registry::auth::users;
@@ -21,6 +16,8 @@ use longshore_registry::config::auth::{ClaimGroup, Issuer, Rule, RuleAction};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+
+use crate::common::{TestRegistry, refusal, refused, sha256};
 
 /// An identity provider whose keys are fetched over HTTP.
 struct Provider {

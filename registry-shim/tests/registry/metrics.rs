@@ -1,14 +1,10 @@
 //! The front door's metrics as `packaging/metrics.md` lists them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::TestRegistry;
+use crate::common::TestRegistry;
 
-const LISTED: &str = include_str!("../../packaging/metrics.md");
+const LISTED: &str = include_str!("../../../packaging/metrics.md");
 /// How names of the front door begin.
 const OURS: [&str; 8] =
     ["request", "reads_", "writes_", "calls_", "blob_streams", "buffered_", "connections", "tls_"];

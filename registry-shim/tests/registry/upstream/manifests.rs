@@ -4,9 +4,9 @@ use futures::future::join_all;
 use http::StatusCode;
 use longshore_proto::{Digest, media_type};
 
+use super::fake::Fake;
+use super::{fronted, in_front_of};
 use crate::common::{TestRegistry, header, image_manifest, refusal, refused, sha256};
-use crate::fake::Fake;
-use crate::{fronted, in_front_of};
 
 const TAG: &str = "/v2/hub/library/web/manifests/v1";
 const ALWAYS_ASK: &str = "tag_fresh_s = 0\n";

@@ -1,13 +1,10 @@
 //! Pulling, listing and deleting, as distribution-spec 1.1.1 describes it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
-use common::{TestRegistry, content, content_length, header, refusal, refused, sha256};
 use longshore_proto::media_type;
 use reqwest::header::{CONTENT_RANGE, ETAG, IF_NONE_MATCH, IF_RANGE, LINK, RANGE};
 use reqwest::{Method, StatusCode};
+
+use crate::common::{TestRegistry, content, content_length, header, refusal, refused, sha256};
 
 #[tokio::test]
 async fn a_manifest_is_found_by_tag_and_by_digest() {

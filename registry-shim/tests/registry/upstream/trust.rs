@@ -4,9 +4,9 @@ use futures::future::join_all;
 use http::StatusCode;
 use longshore_proto::media_type;
 
-use crate::common::{content, header, image_manifest, refusal, refused};
-use crate::fake::{Bearer, Fake};
-use crate::{fronted, in_front_of};
+use super::fake::{Bearer, Fake};
+use super::{fronted, in_front_of};
+use crate::common::{TestRegistry, content, header, image_manifest, refusal, refused};
 
 const TAG: &str = "/v2/hub/library/web/manifests/v1";
 
@@ -106,8 +106,8 @@ async fn only_configured_namespaces_are_asked() {
 async fn a_refusal_is_believed_for_the_time_that_is_configured() {
     let fake = Fake::start().await;
     let _already = rustls::crypto::ring::default_provider().install_default();
-    let one = crate::upstream(&fake.url(), "");
-    let registry = crate::TestRegistry::start_with(|config| {
+    let one = super::upstream(&fake.url(), "");
+    let registry = TestRegistry::start_with(|config| {
         config.upstream.registry = vec![one];
         config.upstream.absent_s = 60;
     })

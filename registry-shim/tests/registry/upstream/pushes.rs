@@ -3,8 +3,8 @@
 use http::{Method, StatusCode};
 use longshore_proto::media_type;
 
+use super::fronted;
 use crate::common::{content, image_manifest, refusal, refused, sha256};
-use crate::fronted;
 
 const PASS: &str = "push = \"pass\"\n";
 

@@ -1,7 +1,5 @@
 //! `longshore-registry check`: what it says, and its status.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::path::Path;
 use std::process::Command;
 

@@ -5,9 +5,11 @@ use http::{Method, StatusCode};
 use longshore_proto::Digest;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 
-use crate::common::{TestRegistry, content, content_length, header, refusal, refused, sha256};
-use crate::fake::Fake;
-use crate::{fronted, upstream};
+use super::fake::Fake;
+use super::{fronted, upstream};
+use crate::common::{
+    TestRegistry, content, content_length, header, refusal, refused, sha256, until,
+};
 
 const MIB: usize = 1024 * 1024;
 /// What stays until the digest has matched.
@@ -15,15 +17,6 @@ const WITHHELD: usize = 64 * 1024;
 
 fn path(digest: &Digest) -> String {
     format!("/v2/hub/library/web/blobs/{digest}")
-}
-
-async fn wait_until(mut condition: impl AsyncFnMut() -> bool) {
-    let met = async {
-        while !condition().await {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), met).await.unwrap();
 }
 
 async fn fills(registry: &TestRegistry, outcome: &str) -> u64 {
@@ -49,8 +42,8 @@ async fn a_blob_comes_through_and_is_kept() {
         assert_eq!((got.status(), content_length(&got)), (StatusCode::OK, size as u64));
         assert_eq!(header(&got, "docker-content-digest"), digest.to_string());
         assert!(got.bytes().await.unwrap() == blob);
-        wait_until(async || fills(&registry, "kept").await > 0).await;
-        wait_until(async || is_kept(&registry, &fake, &digest).await).await;
+        until("a fill is kept", async || fills(&registry, "kept").await > 0).await;
+        until("the blob is kept", async || is_kept(&registry, &fake, &digest).await).await;
         let again = registry.get(&path(&digest)).await;
         assert!(again.bytes().await.unwrap() == blob);
         let reads = fake.seen().into_iter().filter(|seen| seen.path.contains(&digest.to_string()));
@@ -92,7 +85,7 @@ async fn many_clients_of_a_cold_blob_cost_one_read_and_bounded_memory() {
     assert_eq!(received, 64 * MIB as u64);
     let peak = registry.metric("longshore_registry_upstream_buffered_bytes_peak").await;
     assert!(peak > 0 && peak <= HELD_MAX, "{peak}");
-    wait_until(async || {
+    until("nobody reads and nothing is held", async || {
         registry.metric("longshore_registry_upstream_readers").await == 0
             && registry.metric("longshore_registry_upstream_buffered_bytes ").await == 0
     })
@@ -157,7 +150,10 @@ async fn the_first_client_may_hang_up() {
     let first = registry.get(&path(&digest)).await;
     let second = registry.get(&path(&digest)).await;
     drop(first);
-    wait_until(async || registry.metric("longshore_registry_upstream_readers").await == 1).await;
+    until("one reader is left", async || {
+        registry.metric("longshore_registry_upstream_readers").await == 1
+    })
+    .await;
     fake.release(usize::MAX);
     assert!(second.bytes().await.unwrap() == blob);
     assert_eq!(fake.count("GET", "/blobs/"), 1);
@@ -169,9 +165,12 @@ async fn with_no_reader_left_a_fill_goes_on_when_little_is_left() {
     let digest = fake.put_blob(&content(MIB, 7));
     fake.release(100_000);
     drop(registry.get(&path(&digest)).await);
-    wait_until(async || registry.metric("longshore_registry_upstream_readers").await == 0).await;
+    until("no reader is left", async || {
+        registry.metric("longshore_registry_upstream_readers").await == 0
+    })
+    .await;
     fake.release(usize::MAX);
-    wait_until(async || fills(&registry, "kept").await == 1).await;
+    until("a fill is kept", async || fills(&registry, "kept").await == 1).await;
 }
 
 #[tokio::test]
@@ -189,9 +188,12 @@ async fn with_no_reader_left_a_fill_ends_when_much_is_left() {
     let digest = fake.put_blob(&blob);
     fake.release(MIB);
     drop(registry.get(&path(&digest)).await);
-    wait_until(async || registry.metric("longshore_registry_upstream_readers").await == 0).await;
+    until("no reader is left", async || {
+        registry.metric("longshore_registry_upstream_readers").await == 0
+    })
+    .await;
     fake.release(2 * MIB);
-    wait_until(async || fills(&registry, "abandoned").await == 1).await;
+    until("a fill is abandoned", async || fills(&registry, "abandoned").await == 1).await;
     // Whoever comes later begins another.
     fake.release(usize::MAX);
     assert!(registry.get(&path(&digest)).await.bytes().await.unwrap() == blob);
@@ -216,7 +218,7 @@ async fn a_read_that_breaks_off_goes_on_where_it_stood() {
         assert!(ranges.len() >= 2, "{ranges:?}");
         assert!(ranges[0] != "bytes=0-", "{ranges:?}");
         assert!(registry.metric("longshore_registry_upstream_resumes_total").await >= 2);
-        wait_until(async || fills(&registry, "kept").await == 1).await;
+        until("a fill is kept", async || fills(&registry, "kept").await == 1).await;
     }
 }
 
@@ -243,7 +245,7 @@ async fn bytes_of_another_digest_are_cut_before_their_end_and_never_kept() {
             }
         };
         assert!(cut && read <= size.saturating_sub(WITHHELD), "{read} of {size}");
-        wait_until(async || fills(&registry, "mismatch").await > 0).await;
+        until("a fill is refused", async || fills(&registry, "mismatch").await > 0).await;
         fake.conduct(|conduct| conduct.corrupt = false);
         assert!(!is_kept(&registry, &fake, &digest).await);
         // The upstream has mended its ways: so has the answer.

@@ -2,13 +2,8 @@
 //!
 //! Time is paused: it moves to the next deadline whenever nobody has anything to do.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::io::ErrorKind;
 
-use common::{TestRegistry, content, header, sha256};
 use longshore_registry::storage::StorageUrl;
 use reqwest::header::{EXPECT, RANGE};
 use reqwest::{Body, Client, Method, StatusCode, Version};
@@ -17,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+
+use crate::common::{TestRegistry, content, header, sha256};
 
 /// No deadline of the registry is longer.
 const PATIENCE_S: u64 = 90;

@@ -1,20 +1,16 @@
 //! In front of other registries, against one that counts and fails as it is told, and against
 //! another of our own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-#[path = "../common/mod.rs"]
-mod common;
-
 mod blobs;
 mod fake;
 mod manifests;
 mod pushes;
 mod trust;
 
-use common::TestRegistry;
-use fake::Fake;
+use self::fake::Fake;
 use longshore_registry::config::UpstreamRegistry;
+
+use crate::common::TestRegistry;
 
 /// A registry in front of `url`, under the prefix `hub` and the namespace `docker.io`.
 async fn in_front_of(url: &str, more: &str) -> TestRegistry {

@@ -1,17 +1,14 @@
 //! The program: its statuses, its lines on stderr, its signals.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use longshore_proto::sign::PublicKey;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::common::PATIENCE;
 
 fn program(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore-registry"));

@@ -1,17 +1,14 @@
 //! `longshore-registry gc` as a process, beside a registry that serves: killed in the middle, again
 //! and again, and gone on with.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{TestRegistry, content, sha256};
 use longshore_proto::Digest;
 use reqwest::StatusCode;
+
+use crate::common::{TestRegistry, content, sha256};
 
 /// Longer than every grace.
 const LONG: Duration = Duration::from_secs(200 * 3600);

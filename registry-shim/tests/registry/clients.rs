@@ -1,15 +1,9 @@
 //! Clients as they are: skopeo logs in and copies; the program itself is asked, and its log holds no
 //! secret.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
-use common::{TestRegistry, sha256};
 use longshore_registry::auth::users;
 use longshore_registry::config::auth::{Rule, RuleAction};
 use reqwest::{Client, StatusCode};
@@ -17,7 +11,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::common::{PATIENCE, TestRegistry, image_manifest, sha256};
+
 const PASSWORD: &str = "a-password-that-is-in-no-log";
 
 /// An image of one layer as skopeo's `dir:` keeps it.
@@ -30,7 +25,7 @@ fn image_directory(at: &Path) {
         std::fs::write(at.join(digest.strip_prefix("sha256:").unwrap()), blob).unwrap();
     }
     std::fs::write(at.join("version"), "Directory Transport Version: 1.1\n").unwrap();
-    std::fs::write(at.join("manifest.json"), common::image_manifest(config, &[layer])).unwrap();
+    std::fs::write(at.join("manifest.json"), image_manifest(config, &[layer])).unwrap();
 }
 
 async fn skopeo(arguments: &[&str], authfile: &Path, input: &str) -> Output {

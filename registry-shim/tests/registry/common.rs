@@ -1,9 +1,7 @@
 //! A registry in this process, behind the same door as `main`'s, and what a client needs.
 
-#![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use longshore_proto::sign::{PublicKey, PublicKeys};
 use longshore_proto::{Algorithm, Digest, media_type};
@@ -16,25 +14,28 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// Whatever is waited for has happened long before.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A running registry on free ports; its files go when it is dropped.
-pub struct TestRegistry {
-    pub address: SocketAddr,
-    pub admin: SocketAddr,
-    pub key: PublicKey,
-    pub client: Client,
-    pub directory: TempDir,
-    pub reload: Reload,
+pub(crate) struct TestRegistry {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) key: PublicKey,
+    pub(crate) client: Client,
+    pub(crate) directory: TempDir,
+    pub(crate) reload: Reload,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl TestRegistry {
     /// On a local directory.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), change).await
     }
 
@@ -59,12 +60,12 @@ impl TestRegistry {
     }
 
     /// Ends it, drained, and starts another on the same store and keys.
-    pub async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let directory = self.stop().await;
         Self::start_in(directory, |_| {}).await
     }
 
-    pub async fn stop(self) -> TempDir {
+    pub(crate) async fn stop(self) -> TempDir {
         self.shutdown.cancel();
         // Kept connections would be waited for.
         drop(self.client);
@@ -72,36 +73,36 @@ impl TestRegistry {
         self.directory
     }
 
-    pub fn begin_shutdown(&self) {
+    pub(crate) fn begin_shutdown(&self) {
         self.shutdown.cancel();
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn keys(&self) -> PublicKeys {
+    pub(crate) fn keys(&self) -> PublicKeys {
         PublicKeys::new([self.key.clone()])
     }
 
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, self.url(path))
     }
 
-    pub async fn get(&self, path: &str) -> Response {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, path).send().await.unwrap()
     }
 
-    pub async fn head(&self, path: &str) -> Response {
+    pub(crate) async fn head(&self, path: &str) -> Response {
         self.request(Method::HEAD, path).send().await.unwrap()
     }
 
-    pub async fn delete(&self, path: &str) -> Response {
+    pub(crate) async fn delete(&self, path: &str) -> Response {
         self.request(Method::DELETE, path).send().await.unwrap()
     }
 
     /// Begins an upload; its path.
-    pub async fn begin_upload(&self, repository: &str) -> String {
+    pub(crate) async fn begin_upload(&self, repository: &str) -> String {
         let path = format!("/v2/{repository}/blobs/uploads/");
         let response = self.request(Method::POST, &path).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::ACCEPTED);
@@ -109,7 +110,7 @@ impl TestRegistry {
     }
 
     /// POST, then PUT with all bytes.
-    pub async fn push_blob(&self, repository: &str, content: &[u8]) -> Digest {
+    pub(crate) async fn push_blob(&self, repository: &str, content: &[u8]) -> Digest {
         let digest = sha256(content);
         let location = self.begin_upload(repository).await;
         let put = self
@@ -122,7 +123,7 @@ impl TestRegistry {
         digest
     }
 
-    pub async fn put_manifest(
+    pub(crate) async fn put_manifest(
         &self,
         repository: &str,
         reference: &str,
@@ -138,7 +139,7 @@ impl TestRegistry {
     }
 
     /// An image of these layers under that tag; its manifest's digest.
-    pub async fn push_image(&self, repository: &str, tag: &str, layers: &[&[u8]]) -> Digest {
+    pub(crate) async fn push_image(&self, repository: &str, tag: &str, layers: &[&[u8]]) -> Digest {
         let config = br#"{"architecture":"amd64","os":"linux"}"#;
         self.push_blob(repository, config).await;
         for layer in layers {
@@ -150,7 +151,7 @@ impl TestRegistry {
         sha256(manifest.as_bytes())
     }
 
-    pub async fn metric(&self, name: &str) -> u64 {
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let url = format!("http://{}/metrics", self.admin);
         let text = self.client.get(url).send().await.unwrap().text().await.unwrap();
         let values =
@@ -159,7 +160,17 @@ impl TestRegistry {
     }
 }
 
-pub fn image_manifest(config: &[u8], layers: &[&[u8]]) -> String {
+/// Looks until it is so. Others run between two looks, and nothing is slept through.
+pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let looked = async {
+        while !look().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+pub(crate) fn image_manifest(config: &[u8], layers: &[&[u8]]) -> String {
     let descriptor = |media_type: &str, content: &[u8]| {
         let (digest, size) = (sha256(content), content.len());
         format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
@@ -176,31 +187,31 @@ pub fn image_manifest(config: &[u8], layers: &[&[u8]]) -> String {
     )
 }
 
-pub fn sha256(content: &[u8]) -> Digest {
+pub(crate) fn sha256(content: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha256, content)
 }
 
-pub fn content(bytes: usize, seed: usize) -> Vec<u8> {
+pub(crate) fn content(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes).map(|i| ((i + seed) * 31 % 251) as u8).collect()
 }
 
-pub fn header(response: &Response, name: &str) -> String {
+pub(crate) fn header(response: &Response, name: &str) -> String {
     let value = response.headers().get(name);
     value.unwrap_or_else(|| panic!("no {name}")).to_str().unwrap().to_owned()
 }
 
-pub fn content_length(response: &Response) -> u64 {
+pub(crate) fn content_length(response: &Response) -> u64 {
     header(response, CONTENT_LENGTH.as_str()).parse().unwrap()
 }
 
 /// The status and the first error's code.
-pub async fn refusal(response: Response) -> (u16, String) {
+pub(crate) async fn refusal(response: Response) -> (u16, String) {
     let status = response.status().as_u16();
     let body: serde_json::Value = response.json().await.unwrap();
     (status, body["errors"][0]["code"].as_str().unwrap().to_owned())
 }
 
 /// A refusal as the specification names it.
-pub fn refused(status: u16, code: &str) -> (u16, String) {
+pub(crate) fn refused(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }

@@ -1,18 +1,11 @@
 //! What the registry takes on at once, what one client may ask for, and what a request is called.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
-use std::time::Duration;
-
-use common::{TestRegistry, content, header, refusal, refused};
 use longshore_registry::config::limits::Limits;
 use reqwest::{Client, Method, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::common::{TestRegistry, content, header, refusal, refused, until};
 
 async fn limited(limits: Limits) -> TestRegistry {
     TestRegistry::start_with(|config| config.limits = limits).await
@@ -26,15 +19,6 @@ async fn pull(registry: &TestRegistry) -> TcpStream {
     stream.write_all(get.as_bytes()).await.unwrap();
     stream.read_exact(&mut [0; 15]).await.unwrap();
     stream
-}
-
-async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    let looked = async {
-        while !look().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 async fn turned_away(answer: Response) {

@@ -1,15 +1,9 @@
 //! TLS on the main port: both protocols, client certificates, broken and new files.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use common::TestRegistry;
 use longshore_registry::StartError;
 use longshore_registry::config::Config;
 use longshore_registry::config::tls::ClientCertificates;
@@ -19,7 +13,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, StatusCode, Version}
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::common::{PATIENCE, TestRegistry, header, until};
 
 /// An authority and what it issued, as files.
 struct Pki {
@@ -92,16 +86,6 @@ async fn served_leaf(pki: &Pki, address: SocketAddr) -> Vec<u8> {
     stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }
 
-/// Looks until it is so.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    let looked = async {
-        while !look().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("never: {what}"));
-}
-
 #[tokio::test]
 async fn both_versions_and_grpc_are_served_and_the_admin_port_stays_clear() {
     let pki = Pki::new();
@@ -122,7 +106,7 @@ async fn both_versions_and_grpc_are_served_and_the_admin_port_stays_clear() {
         .send()
         .await
         .unwrap();
-    assert_eq!(common::header(&grpc, "grpc-status"), "9");
+    assert_eq!(header(&grpc, "grpc-status"), "9");
 
     assert_eq!(registry.metric("longshore_registry_tls_handshakes_total").await, 2);
     let expiry = registry.metric("longshore_registry_tls_certificate_expiry_seconds").await;

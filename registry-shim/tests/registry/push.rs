@@ -1,13 +1,10 @@
 //! Pushing, as distribution-spec 1.1.1 describes it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
-use common::{TestRegistry, content, header, image_manifest, refusal, refused, sha256};
 use longshore_proto::{Algorithm, Digest, media_type};
 use reqwest::header::{CONTENT_RANGE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode};
+
+use crate::common::{TestRegistry, content, header, image_manifest, refusal, refused, sha256};
 
 #[tokio::test]
 async fn a_blob_is_pushed_in_one_request_or_two() {

@@ -1,14 +1,9 @@
 //! Quotas through the public door: one store, one or several instances.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{content, refusal, refused, sha256};
 use futures::StreamExt as _;
 use longshore_proto::sign::SigningKey;
 use longshore_proto::{Digest, media_type};
@@ -23,6 +18,8 @@ use reqwest::{Client, Response, StatusCode};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::common::{content, header, image_manifest, refusal, refused, sha256};
 
 /// Instances over one store.
 struct Fleet {
@@ -102,7 +99,7 @@ impl Fleet {
     async fn push_streamed(&self, at: usize, repository: &str, content: &[u8]) -> Response {
         let url = self.url(at, &format!("/v2/{repository}/blobs/uploads/"));
         let begun = self.client.post(url).send().await.unwrap();
-        let location = common::header(&begun, LOCATION.as_str());
+        let location = header(&begun, LOCATION.as_str());
         let chunks: Vec<Result<Vec<u8>, std::io::Error>> =
             content.chunks(1000).map(|chunk| Ok(chunk.to_vec())).collect();
         let body = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
@@ -162,7 +159,7 @@ async fn an_announced_length_is_refused_before_its_bytes_are_taken() {
     let fleet = Fleet::start(1, 2000).await;
     let url = fleet.url(0, "/v2/team/app/blobs/uploads/");
     let begun = fleet.client.post(url).send().await.unwrap();
-    let location = fleet.url(0, &common::header(&begun, LOCATION.as_str()));
+    let location = fleet.url(0, &header(&begun, LOCATION.as_str()));
     // Its body never comes.
     let body = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, String>>());
     let patch = fleet.client.patch(location).header(CONTENT_LENGTH, 2001);
@@ -225,7 +222,7 @@ async fn manifests_count_too() {
     let config = b"{}";
     fleet.push(0, "team/app", layer.clone()).await;
     fleet.push(0, "team/app", config.to_vec()).await;
-    let manifest = common::image_manifest(config, &[&layer]);
+    let manifest = image_manifest(config, &[&layer]);
     assert!(manifest.len() < 498, "one fits and no second one");
     let put = fleet.put_manifest(0, "team/app", "v1", manifest.clone()).await;
     assert_eq!(put.status(), StatusCode::CREATED);
@@ -311,14 +308,14 @@ async fn a_recomputation_charges_what_is_held_and_reports_what_is_not() {
     for repository in ["team/app", "team"] {
         fleet.push(0, repository, layer.clone()).await;
         fleet.push(0, repository, config.to_vec()).await;
-        let manifest = common::image_manifest(config, &[&layer]);
+        let manifest = image_manifest(config, &[&layer]);
         fleet.put_manifest(0, repository, "v1", manifest).await;
     }
     assert_eq!(fleet.used("team").await, 0, "nothing is charged while no quota is set");
     let (team, storage) = ("team".parse().unwrap(), fleet.storage());
     let stray = Charge { digest: sha256(b"stray"), size: 5 };
     storage.create_charge(&team, &stray).await.unwrap();
-    let held = 1002 + common::image_manifest(config, &[&layer]).len() as u64;
+    let held = 1002 + image_manifest(config, &[&layer]).len() as u64;
     let first = Recomputed {
         project: "team".into(),
         used_bytes: held + 5,
@@ -372,7 +369,7 @@ async fn burst(instances: usize, limit: u64) -> (Fleet, Vec<Option<u64>>) {
             let mut refused_bytes = Vec::new();
             for artifact in 0..ARTIFACTS {
                 let layer = format!("layer {pusher} {artifact}").into_bytes();
-                let manifest = common::image_manifest(&config, &[&layer]);
+                let manifest = image_manifest(&config, &[&layer]);
                 let pushed = [
                     fleet.push(at, &repository, config.clone()).await,
                     fleet.push(at, &repository, layer.clone()).await,
@@ -409,7 +406,7 @@ fn burst_bytes() -> u64 {
     let all = (0..500).flat_map(|pusher| (0..10).map(move |artifact| (pusher, artifact)));
     let bytes = all.map(|(pusher, artifact)| {
         let layer = format!("layer {pusher} {artifact}").into_bytes();
-        layer.len() + common::image_manifest(b"{}", &[&layer]).len()
+        layer.len() + image_manifest(b"{}", &[&layer]).len()
     });
     2 + bytes.sum::<usize>() as u64
 }
@@ -440,7 +437,7 @@ async fn a_push_waits_for_what_another_may_give_back_and_then_says_try_again() {
     let fleet = Fleet::start_with(1, limited(2000, 60_000, 300)).await;
     let url = fleet.url(0, "/v2/team/app/blobs/uploads/");
     let begun = fleet.client.post(url).send().await.unwrap();
-    let location = fleet.url(0, &common::header(&begun, LOCATION.as_str()));
+    let location = fleet.url(0, &header(&begun, LOCATION.as_str()));
     // A push that never ends holds 1500 bytes.
     let body = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, String>>());
     let patch = fleet.client.patch(location).header(CONTENT_LENGTH, 1500).body(body);
@@ -452,7 +449,7 @@ async fn a_push_waits_for_what_another_may_give_back_and_then_says_try_again() {
     };
     tokio::time::timeout(Duration::from_secs(20), held).await.unwrap();
     let answer = fleet.push(0, "team/app", content(600, 1)).await;
-    assert_eq!(common::header(&answer, "retry-after"), "5");
+    assert_eq!(header(&answer, "retry-after"), "5");
     assert_eq!(refusal(answer).await, refused(503, "UNAVAILABLE"));
     // What fits beside it gets in, and when its client hangs up so does the rest.
     assert_eq!(fleet.push(0, "team/app", content(500, 2)).await.status(), StatusCode::CREATED);

@@ -1,13 +1,8 @@
 //! Who may do what, asked through the public door as clients of Docker's token flow ask it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{TestRegistry, header, image_manifest, refusal, refused, sha256};
 use longshore_proto::media_type;
 use longshore_registry::auth::users;
 use longshore_registry::config::Config;
@@ -15,6 +10,8 @@ use longshore_registry::config::auth::{Rule, RuleAction};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
+
+use crate::common::{TestRegistry, header, image_manifest, refusal, refused, sha256};
 
 const PASSWORD: &str = "correct-horse-battery";
 

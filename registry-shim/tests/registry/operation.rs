@@ -1,17 +1,10 @@
 //! What operators see: health, metrics, a drain.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common;
-
-use std::time::Duration;
-
-use common::{TestRegistry, content, sha256};
 use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::common::{PATIENCE, TestRegistry, content, sha256};
 
 async fn admin(registry: &TestRegistry, path: &str) -> (StatusCode, String) {
     let answer = registry.client.get(format!("http://{}{path}", registry.admin)).send().await;
