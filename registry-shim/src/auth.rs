@@ -7,14 +7,15 @@
 //! printed. Where no users, rules or issuers are configured, whoever brings no session is anonymous
 //! and may do everything. A node may only pull, whatever the policy says.
 //!
-//! [`Auth::actor`] answers without waiting for what was verified before; [`Auth::identify`] does the
-//! rest.
+//! Who asks is found in `identify`; here stand the gate itself, what it lets through and what it
+//! issues.
 
 mod actor;
 pub mod audit;
 mod certificate;
 mod challenge;
 mod credential;
+mod identify;
 mod issuer;
 mod metrics;
 mod pattern;
@@ -27,11 +28,8 @@ mod token_file;
 pub mod users;
 mod verified;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use longshore_proto::RepositoryName;
 use longshore_proto::sign::{Layout, SigningKey, Statement};
 use ring::hmac;
@@ -40,13 +38,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
 use crate::config::auth::Auth as AuthConfig;
-use crate::serve::Peer;
-use credential::{Credential, Password};
-use issuer::{Issuers, is_jwt};
+use issuer::Issuers;
 use policy::Policy;
 use token::Tokens;
 use users::Users;
-use verified::{Kind, Verified};
+use verified::Verified;
 
 pub use actor::{Actor, Principal};
 pub use challenge::{Challenge, Wanted};
@@ -162,92 +158,6 @@ impl Auth {
         self.on
     }
 
-    /// Who sent these headers, as far as it can be said at once. `None`: ask [`Auth::identify`].
-    pub fn actor(
-        &self,
-        headers: &HeaderMap,
-        peer: &Peer,
-        now_ms: u64,
-    ) -> Option<Result<Actor, AuthError>> {
-        let Some(value) = headers.get(AUTHORIZATION) else {
-            return match &peer.certificate {
-                Some(leaf) if self.on => {
-                    self.verified.get(Kind::Certificate, leaf, now_ms / 1000).map(Ok)
-                }
-                _ => Some(Ok(Actor::Anonymous)),
-            };
-        };
-        match Credential::parse(value.as_bytes()) {
-            Err(_) => Some(Err(AuthError::Unauthorized)),
-            Ok(Credential::Bearer(token)) => {
-                self.verified.get(Kind::Token, token, now_ms / 1000).map(Ok)
-            }
-            // Clients send what they have for some other registry, too.
-            Ok(_) if !self.on => Some(Ok(Actor::Anonymous)),
-            Ok(Credential::Basic(_)) if !self.basic => Some(Err(AuthError::Unauthorized)),
-            Ok(Credential::Basic(encoded)) => match Password::decode(encoded) {
-                Err(_) => Some(Err(AuthError::Unauthorized)),
-                Ok(shown) => self.recall(&shown, now_ms).map(Ok),
-            },
-            Ok(Credential::Other) => Some(Err(AuthError::Unauthorized)),
-        }
-    }
-
-    /// Who sent these headers; verifies what is new.
-    pub async fn identify(
-        &self,
-        headers: &HeaderMap,
-        peer: &Peer,
-        now_ms: u64,
-    ) -> Result<Actor, AuthError> {
-        if let Some(known) = self.actor(headers, peer, now_ms) {
-            return known;
-        }
-        self.refresh_users(now_ms).await;
-        let Some(value) = headers.get(AUTHORIZATION) else {
-            return self.verify_certificate(peer, now_ms / 1000);
-        };
-        match Credential::parse(value.as_bytes()) {
-            Ok(Credential::Bearer(token)) => self.verify_bearer(token, now_ms).await,
-            Ok(Credential::Basic(encoded)) => {
-                let shown = Password::decode(encoded).map_err(|_| AuthError::Unauthorized)?;
-                self.login(shown, peer.address.ip(), now_ms).await
-            }
-            Ok(Credential::Other) | Err(_) => Err(AuthError::Unauthorized),
-        }
-    }
-
-    /// Who asks for a token. Passwords are taken here even where requests may not bring them.
-    pub async fn identify_for_token(
-        &self,
-        headers: &HeaderMap,
-        peer: &Peer,
-        now_ms: u64,
-    ) -> Result<Actor, AuthError> {
-        let value = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        match value.map(Credential::parse) {
-            Some(Ok(Credential::Basic(encoded))) => {
-                let shown = Password::decode(encoded).map_err(|_| AuthError::Unauthorized)?;
-                self.refresh_users(now_ms).await;
-                self.login(shown, peer.address.ip(), now_ms).await
-            }
-            _ => self.identify(headers, peer, now_ms).await,
-        }
-    }
-
-    /// Who asks for a token by a form's name and password.
-    pub async fn identify_by_password(
-        &self,
-        name: &str,
-        password: &str,
-        peer: &Peer,
-        now_ms: u64,
-    ) -> Result<Actor, AuthError> {
-        let shown = Password::new(name, password).map_err(|_| AuthError::Unauthorized)?;
-        self.refresh_users(now_ms).await;
-        self.login(shown, peer.address.ip(), now_ms).await
-    }
-
     /// Reads the secrets of tokens again whenever it is told, until `ended`. The users' file and the
     /// issuers' keys look after themselves.
     pub async fn watch(&self, mut reload: watch::Receiver<u64>, ended: CancellationToken) {
@@ -257,127 +167,6 @@ impl Auth {
                 Ok(()) => self.verified.forget(),
                 Err(error) => tracing::error!(%error, "auth.token_keys: the keys before stand"),
             }
-        }
-    }
-
-    async fn refresh_users(&self, now_ms: u64) {
-        if let Some(users) = &self.users
-            && users.refresh(now_ms).await
-        {
-            // A token of somebody who is gone is verified again, and then refused.
-            self.verified.forget();
-        }
-    }
-
-    fn recall(&self, shown: &Password, now_ms: u64) -> Option<Actor> {
-        if self.takes_tokens_as(shown) {
-            return self.verified.get(Kind::Token, shown.password.as_bytes(), now_ms / 1000);
-        }
-        self.users.as_ref()?.recall(shown, now_ms).map(Actor::Known)
-    }
-
-    /// Whether a password is an issuer's token, under whatever name: clients that know passwords
-    /// alone bring it so.
-    fn takes_tokens_as(&self, shown: &Password) -> bool {
-        !self.issuers.is_empty() && is_jwt(&shown.password)
-    }
-
-    async fn login(
-        &self,
-        shown: Password,
-        client: IpAddr,
-        now_ms: u64,
-    ) -> Result<Actor, AuthError> {
-        if self.takes_tokens_as(&shown) {
-            return self.verify_external(&shown.password, now_ms).await;
-        }
-        let users = self.users.as_ref().ok_or(AuthError::Unauthorized)?;
-        let principal = |name: &str| self.principal(vec![format!("user:{name}")], None);
-        let verified = users.verify(shown, client, now_ms, principal).await.map(Actor::Known);
-        match verified {
-            Err(AuthError::Throttled { .. }) => _ = self.metrics.logins_throttled.inc(),
-            Err(_) => _ = self.metrics.logins_failed.inc(),
-            Ok(_) => {}
-        }
-        verified
-    }
-
-    /// A session, a token of ours, or one of an issuer's.
-    async fn verify_bearer(&self, shown: &[u8], now_ms: u64) -> Result<Actor, AuthError> {
-        let now_s = now_ms / 1000;
-        if let Some(node) = self.verify_session(shown, now_s) {
-            return Ok(Actor::Node(node));
-        }
-        let token = std::str::from_utf8(shown).map_err(|_| AuthError::Unauthorized)?;
-        if !self.on || !is_jwt(token) {
-            return Err(AuthError::Unauthorized);
-        }
-        if !self.tokens.signed(token) {
-            return self.verify_external(token, now_ms).await;
-        }
-        let said = self.tokens.verify(token, now_s).ok_or(AuthError::Unauthorized)?;
-        let name = said.subjects.first().and_then(|subject| subject.strip_prefix("user:"));
-        if name.is_some_and(|name| !self.users.as_ref().is_some_and(|users| users.knows(name))) {
-            return Err(AuthError::Unauthorized);
-        }
-        let actor = Actor::Known(self.principal(said.subjects, Some(said.scope)));
-        self.verified.insert((Kind::Token, shown), actor.clone(), said.expires_at_s, now_s);
-        Ok(actor)
-    }
-
-    fn verify_session(&self, shown: &[u8], now_s: u64) -> Option<Arc<NodeSession>> {
-        let session = self.sessions.verify(std::str::from_utf8(shown).ok()?, now_s)?;
-        let (expires_at_s, node) = (session.expires_at_s, Arc::new(session));
-        self.verified.insert((Kind::Token, shown), Actor::Node(node.clone()), expires_at_s, now_s);
-        Some(node)
-    }
-
-    async fn verify_external(&self, token: &str, now_ms: u64) -> Result<Actor, AuthError> {
-        let named = self.issuers.verify(token, now_ms).await?;
-        let actor = Actor::Known(self.principal(named.subjects, None));
-        self.verified.insert(
-            (Kind::Token, token.as_bytes()),
-            actor.clone(),
-            named.expires_at_s,
-            now_ms / 1000,
-        );
-        Ok(actor)
-    }
-
-    /// The connection has verified the chain; what ended since then counts no more.
-    fn verify_certificate(&self, peer: &Peer, now_s: u64) -> Result<Actor, AuthError> {
-        let Some(leaf) = &peer.certificate else { return Ok(Actor::Anonymous) };
-        let Some((subjects, expires_at_s)) = certificate::read(leaf) else {
-            return Ok(Actor::Anonymous);
-        };
-        if expires_at_s <= now_s {
-            return Err(AuthError::Unauthorized);
-        }
-        let actor = Actor::Known(self.principal(subjects, None));
-        self.verified.insert(
-            (Kind::Certificate, leaf.as_ref()),
-            actor.clone(),
-            expires_at_s,
-            now_s,
-        );
-        Ok(actor)
-    }
-
-    fn principal(&self, subjects: Vec<String>, scope: Option<Scope>) -> Arc<Principal> {
-        let grants = self.policy.grants(&subjects);
-        Principal::new(subjects, grants, scope)
-    }
-
-    /// The session of a node, as gRPC calls show it.
-    pub fn node(&self, headers: &HeaderMap, now_s: u64) -> Result<Arc<NodeSession>, AuthError> {
-        let value = headers.get(AUTHORIZATION).ok_or(AuthError::Anonymous)?;
-        let Ok(Credential::Bearer(token)) = Credential::parse(value.as_bytes()) else {
-            return Err(AuthError::Unauthorized);
-        };
-        match self.verified.get(Kind::Token, token, now_s) {
-            Some(Actor::Node(node)) => Ok(node),
-            Some(_) => Err(AuthError::Unauthorized),
-            None => self.verify_session(token, now_s).ok_or(AuthError::Unauthorized),
         }
     }
 

@@ -1,10 +1,13 @@
 //! The gate behind its own door: who is who, and what they may do.
 
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use longshore_proto::sign::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::auth::{Rule, RuleAction};
+use crate::serve::Peer;
 
 /// 1000 s.
 const NOW_MS: u64 = 1_000_000;
