@@ -7,6 +7,8 @@
 //! unverified is kept, an outage is never a 404, and no secret is printed. Each instance asks for
 //! itself: two that miss the same blob at the same moment read it twice.
 
+mod answer;
+mod ask;
 mod challenge;
 mod client;
 mod error;

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use longshore_proto::{ErrorBody, ErrorCode, RepositoryName};
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderValue, StatusCode};
 use reqwest::{Certificate, Response, Url};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
+use super::answer::{judge, limited, read_bounded};
+use super::ask::Ask;
 use super::challenge::{Challenge, authority, token_url};
 use super::error::UpstreamError;
 use super::limit::{Limit, Use};
@@ -37,22 +37,9 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 const REDIRECTS_MAX: usize = 5;
 /// A token server's answer: some tokens have tens of kilobytes.
 const TOKEN_BYTES_MAX: usize = 256 * 1024;
-/// An error's body, of which the first message is shown.
-const ERROR_BYTES_MAX: usize = 16 * 1024;
-const ERROR_CHARS_MAX: usize = 200;
-/// Bytes of a body may rest as long.
-pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// For a push of a blob, and more for each second that its bytes take at the least rate.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(60);
 const PUSH_BYTES_PER_S_MIN: u64 = 1024 * 1024;
-
-/// Manifests of every kind that this registry keeps.
-const ACCEPTED: HeaderValue = HeaderValue::from_static(
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
-     application/vnd.docker.distribution.manifest.v2+json, \
-     application/vnd.docker.distribution.manifest.list.v2+json",
-);
 
 /// One upstream, reached over HTTP.
 #[derive(Debug)]
@@ -68,67 +55,11 @@ pub(super) struct Client {
     metrics: UpstreamMetrics,
 }
 
-/// A question.
-#[derive(Debug)]
-pub(super) struct Ask<'a> {
-    pub(super) method: Method,
-    pub(super) repository: &'a RepositoryName,
-    /// `manifests/latest`, with its query.
-    pub(super) path: String,
-    pub(super) push: bool,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Option<Bytes>,
-}
-
 /// What a request shows of itself.
 enum Shown {
     Nothing,
     Basic,
     Token(Arc<Token>),
-}
-
-impl<'a> Ask<'a> {
-    pub(super) fn new(method: Method, repository: &'a RepositoryName, path: String) -> Self {
-        let headers = HeaderMap::from_iter([(ACCEPT, ACCEPTED)]);
-        Self { method, repository, path, push: false, headers, body: None }
-    }
-
-    pub(super) fn get(repository: &'a RepositoryName, path: String) -> Self {
-        Self::new(Method::GET, repository, path)
-    }
-
-    pub(super) fn head(repository: &'a RepositoryName, path: String) -> Self {
-        Self::new(Method::HEAD, repository, path)
-    }
-
-    /// Only what lies from `offset` on.
-    pub(super) fn from(mut self, offset: u64) -> Self {
-        if offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={offset}-"));
-            self.headers.insert(RANGE, range.expect("a number is a header value"));
-        }
-        self
-    }
-
-    /// Only what is not `etag`.
-    pub(super) fn unless(mut self, etag: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(etag) {
-            self.headers.insert(IF_NONE_MATCH, value);
-        }
-        self
-    }
-
-    /// A write: the token must allow it, and it is not tried twice.
-    pub(super) fn pushing(mut self) -> Self {
-        self.push = true;
-        self
-    }
-
-    /// What a token for it must allow.
-    fn scope(&self) -> String {
-        let actions = if self.push { "pull,push" } else { "pull" };
-        format!("repository:{}:{actions}", self.repository)
-    }
 }
 
 impl Client {
@@ -220,7 +151,7 @@ impl Client {
         };
         let response = self.follow(ask, &shown).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            return self.judge(ask, response).await;
+            return self.judged(response, ask.push).await;
         }
         let shown = match Challenge::of(response.headers()) {
             Some(Challenge::Bearer { realm, service, scope: asked }) => {
@@ -245,7 +176,7 @@ impl Client {
             _ => return Err(UpstreamError::Denied),
         };
         let response = self.follow(ask, &shown).await?;
-        self.judge(ask, response).await
+        self.judged(response, ask.push).await
     }
 
     /// Sends, and follows redirects of reads.
@@ -297,7 +228,11 @@ impl Client {
         let response = request.send().await?;
         match response.status().as_u16() {
             200 => {}
-            429 => return Err(self.limited(response.headers())),
+            429 => {
+                let error = limited(response.headers());
+                self.heed(&error);
+                return Err(error);
+            }
             status @ 500.. => {
                 return Err(UpstreamError::Unavailable(format!("token server says {status}")));
             }
@@ -309,30 +244,16 @@ impl Client {
         answer.try_into()
     }
 
-    /// What a status means.
-    async fn judge(&self, ask: &Ask<'_>, response: Response) -> Result<Response, UpstreamError> {
-        let status = response.status();
-        match status.as_u16() {
-            200..=299 | 304 => Ok(response),
-            429 => Err(self.limited(response.headers())),
-            503 if response.headers().contains_key(RETRY_AFTER) => {
-                Err(self.limited(response.headers()))
-            }
-            408 | 504 => Err(UpstreamError::TimedOut),
-            500.. => Err(UpstreamError::Unavailable(format!("it says {}", status.as_u16()))),
-            401 | 403 => Err(UpstreamError::Denied),
-            _ if ask.push => Err(refused(response).await),
-            404 => Err(UpstreamError::NotFound),
-            other => Err(UpstreamError::BadAnswer(format!("it says {other}"))),
-        }
+    /// As [`judge`]; an upstream that wants to be left alone is.
+    async fn judged(&self, response: Response, push: bool) -> Result<Response, UpstreamError> {
+        let judged = judge(response, push).await;
+        judged.inspect_err(|error| self.heed(error))
     }
 
-    fn limited(&self, headers: &HeaderMap) -> UpstreamError {
-        let retry_after_s = retry_after_s(headers);
-        if retry_after_s > 0 {
-            self.limit.pause(retry_after_s);
+    fn heed(&self, error: &UpstreamError) {
+        if let UpstreamError::Limited { retry_after_s: seconds @ 1.. } = *error {
+            self.limit.pause(seconds);
         }
-        UpstreamError::Limited { retry_after_s }
     }
 
     /// Writes bytes to where an upload was opened; credentials as everywhere.
@@ -360,7 +281,7 @@ impl Client {
         }
         let within = PUSH_TIMEOUT + Duration::from_secs(length / PUSH_BYTES_PER_S_MIN);
         let sent = tokio::time::timeout(within, request.send()).await;
-        let answer = self.judge(ask, sent.map_err(|_| UpstreamError::TimedOut)??).await?;
+        let answer = self.judged(sent.map_err(|_| UpstreamError::TimedOut)??, ask.push).await?;
         match answer.status() {
             StatusCode::CREATED => Ok(()),
             other => Err(UpstreamError::BadAnswer(format!("upload ends with {}", other.as_u16()))),
@@ -370,72 +291,4 @@ impl Client {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// The pusher learns the upstream's reason.
-async fn refused(response: Response) -> UpstreamError {
-    let fallback = format!("it says {}", response.status().as_u16());
-    let code = match response.status().as_u16() {
-        413 => ErrorCode::SizeInvalid,
-        404 => ErrorCode::NameUnknown,
-        405 => ErrorCode::Unsupported,
-        _ => ErrorCode::ManifestInvalid,
-    };
-    let body = read_bounded(response, ERROR_BYTES_MAX).await.unwrap_or_default();
-    match serde_json::from_slice::<ErrorBody>(&body).ok().and_then(ErrorBody::into_first) {
-        Some((code, message)) => UpstreamError::Refused {
-            code,
-            message: message.chars().take(ERROR_CHARS_MAX).collect(),
-        },
-        None => UpstreamError::Refused { code, message: fallback },
-    }
-}
-
-/// Seconds, or a date of HTTP; 0 when nothing is said.
-fn retry_after_s(headers: &HeaderMap) -> u64 {
-    let Some(text) = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
-        return 0;
-    };
-    if let Ok(seconds) = text.trim().parse() {
-        return seconds;
-    }
-    let format = &time::format_description::well_known::Rfc2822;
-    let Ok(at) = time::OffsetDateTime::parse(text.trim(), format) else { return 0 };
-    let left = (at - time::OffsetDateTime::now_utc()).whole_seconds();
-    u64::try_from(left).unwrap_or(0)
-}
-
-/// A body that is held whole; one that is longer, or that rests, is an error.
-pub(super) async fn read_bounded(
-    mut response: Response,
-    bytes_max: usize,
-) -> Result<Bytes, UpstreamError> {
-    let mut whole = BytesMut::new();
-    loop {
-        let chunk = tokio::time::timeout(STALL_TIMEOUT, response.chunk()).await;
-        let Some(chunk) = chunk.map_err(|_| UpstreamError::TimedOut)?? else {
-            return Ok(whole.freeze());
-        };
-        if whole.len() + chunk.len() > bytes_max {
-            return Err(UpstreamError::BadAnswer(format!("more than {bytes_max} bytes")));
-        }
-        whole.extend_from_slice(&chunk);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_both_forms_of_retry_after() {
-        let read = |text: &str| {
-            let value = HeaderValue::from_str(text).unwrap();
-            retry_after_s(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
-        };
-        assert_eq!(read("7"), 7);
-        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), 0);
-        assert!(read("Wed, 21 Oct 2115 07:28:00 GMT") > 1_000_000);
-        assert_eq!((read("soon"), read("-1"), retry_after_s(&HeaderMap::new())), (0, 0, 0));
-    }
 }

@@ -7,7 +7,8 @@ use longshore_proto::{Digest, Reference};
 use serde::Deserialize;
 
 use super::Fronted;
-use super::client::{Ask, read_bounded};
+use super::answer::read_bounded;
+use super::ask::Ask;
 use super::error::UpstreamError;
 use crate::storage::Referrer;
 

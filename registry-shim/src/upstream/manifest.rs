@@ -12,7 +12,8 @@ use http::header::CONTENT_TYPE;
 use longshore_proto::{Digest, MANIFEST_BYTES_MAX, Manifest, Tag};
 use reqwest::Response;
 
-use super::client::{Ask, read_bounded};
+use super::answer::read_bounded;
+use super::ask::Ask;
 use super::error::UpstreamError;
 use super::fresh::STALE_KEPT;
 use super::{Fronted, InRepository};

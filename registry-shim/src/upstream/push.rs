@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use longshore_proto::{Digest, Reference};
 
 use super::Fronted;
-use super::client::Ask;
+use super::ask::Ask;
 use super::error::UpstreamError;
 use crate::config::PushMode;
 use crate::storage::BlobStream;

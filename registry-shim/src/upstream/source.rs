@@ -8,7 +8,9 @@ use http::{HeaderMap, StatusCode};
 use longshore_proto::{Digest, RepositoryName};
 use reqwest::Response;
 
-use super::client::{Ask, Client, STALL_TIMEOUT};
+use super::answer::STALL_TIMEOUT;
+use super::ask::Ask;
+use super::client::Client;
 use super::error::UpstreamError;
 use super::window::CHUNK_BYTES;
 
