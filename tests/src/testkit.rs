@@ -44,7 +44,7 @@ pub use agent::{Agent, AgentBuild, AgentOptions};
 pub use backend::Backend;
 pub use cache::Cache;
 pub use containerd::Containerd;
-pub use docker_registry::DockerRegistry;
+pub use docker_registry::{DockerRegistry, Guard, LocalDockerRegistry};
 pub use error::{LabError, Result};
 pub use host::Host;
 pub use lab::Lab;

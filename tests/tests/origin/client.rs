@@ -14,9 +14,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(origin: &Origin) -> Result<Self> {
+        Self::of(origin.url())
+    }
+
+    /// Of any registry in clear text.
+    pub(crate) fn of(url: String) -> Result<Self> {
         let policy = reqwest::redirect::Policy::none();
         let http = reqwest::Client::builder().no_proxy().redirect(policy).build();
-        Ok(Self { http: http.map_err(|error| lost(&error))?, url: origin.url() })
+        Ok(Self { http: http.map_err(|error| lost(&error))?, url })
     }
 
     /// A request; `path` may also be a whole URL, as `Location` gives them.

@@ -11,3 +11,4 @@ mod immutable;
 mod redirect;
 mod regions;
 mod stores;
+mod upstream;
