@@ -24,7 +24,7 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, WARNING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -48,6 +48,10 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Source: RFC 7234 5.5.1. What the answer tells may have changed, and the store or the upstream
+/// that would know cannot be asked.
+const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 
 type Answer = Result<Response<Body>, ApiError>;
 
@@ -274,6 +278,11 @@ fn empty(status: StatusCode) -> Response<Body> {
 }
 
 /// A JSON answer; a HEAD gets its length only.
+/// A tag or a list that may not be the latest.
+fn mark_stale(response: &mut Response<Body>) {
+    response.headers_mut().insert(WARNING, STALE);
+}
+
 fn json(
     call: &Call<'_>,
     media_type: &'static str,

@@ -22,6 +22,10 @@
 //!   deletes their entries. Of two records of one tag that with the later time stays; the history
 //!   has a key per push and keeps both. Clocks must agree better than two pushes of one tag follow
 //!   each other.
+//!   A tag or a list that the replica answers for carries a `Warning`.
+//! - **An instance that starts in an outage** serves from the replica as soon as it has seen the
+//!   outage. It has never read the marks in the primary's store, so that until the return whatever
+//!   it does not find is 503.
 //! - **With both stores away** a request is refused with 503, well within a client's patience.
 //!
 //! Several instances find each other through the replica's store alone: marks, journal, and leases
@@ -70,6 +74,9 @@ use home::{Home, Parts, Timing, Whole};
 pub use metrics::RegionMetrics;
 use routes::Routes;
 use store::RegionStore;
+
+/// What an operator should know of a home that is not on its primary.
+const PROMISES_LESS: &str = "quota is approximate, immutable tags are refused and collection waits";
 
 /// All homes.
 #[derive(Debug)]
@@ -238,11 +245,13 @@ impl Home {
         let pending = self.journal.pending();
         match self.state() {
             StoreState::FailedOver { since_ms } => Some(format!(
-                "region {name} failed over to {replica} since {}, {pending} writes to catch up",
+                "region {name} failed over to {replica} since {}, {pending} writes to catch up, \
+                 {PROMISES_LESS}",
                 since(since_ms)
             )),
             StoreState::CatchingUp { since_ms } => Some(format!(
-                "region {name} is back and catches up since {}, {pending} writes to go",
+                "region {name} is back and catches up since {}, {pending} writes to go, \
+                 {PROMISES_LESS}",
                 since(since_ms)
             )),
             StoreState::Primary if !self.replica.is_up() => {

@@ -163,6 +163,11 @@ impl Storage {
         self.standing.as_ref().map_or(StoreState::Primary, |standing| standing.state())
     }
 
+    /// Whether a tag or a list that is read now may have changed in a store that is away.
+    pub fn may_be_stale(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.may_be_stale())
+    }
+
     /// Whether something of `repository` may have been acknowledged that cannot be read now.
     pub fn may_lack(&self, repository: &RepositoryName) -> bool {
         self.standing.as_ref().is_some_and(|standing| standing.may_lack(repository))

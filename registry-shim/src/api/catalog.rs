@@ -4,7 +4,7 @@ use http::header::LINK;
 use longshore_proto::ErrorCode;
 use serde::Serialize;
 
-use super::{Answer, ApiError, Call, header_value, json};
+use super::{Answer, ApiError, Call, header_value, json, mark_stale};
 use crate::storage::Page;
 
 /// Names that are read from the store at once.
@@ -27,6 +27,9 @@ pub(super) async fn list(call: &Call<'_>) -> Answer {
     if let Some(last) = next {
         let link = format!("</v2/_catalog?n={items}&last={last}>; rel=\"next\"");
         response.headers_mut().insert(LINK, header_value(link));
+    }
+    if call.registry.storages().any(|storage| storage.storage().may_be_stale()) {
+        mark_stale(&mut response);
     }
     Ok(response)
 }

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use http::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, WARNING,
-};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use longshore_proto::{
@@ -18,7 +16,8 @@ use serde::Deserialize;
 
 use super::body::read_whole;
 use super::{
-    Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, empty, header_value, upstream,
+    Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, empty, header_value, mark_stale,
+    upstream,
 };
 use crate::auth::Action;
 use crate::registry::now_ms;
@@ -26,9 +25,6 @@ use crate::storage::{Item, Referrer, StoredManifest, TagRecord};
 
 /// References of one manifest that are looked for at once.
 const READS_IN_FLIGHT_MAX: usize = 16;
-
-/// Source: RFC 7234 5.5.1. The store cannot say whether the tag has moved.
-const STALE: &str = "110 - \"Response is Stale\"";
 
 /// Tags that one push may give to a digest.
 const TAGS_MAX: usize = 32;
@@ -57,7 +53,8 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference:
         }
         (Reference::Tag(tag), None) => {
             let found = storage.tag(repository, &tag).await?.ok_or_else(unknown)?;
-            (found.digest, found.stale, storage.manifest(repository, &found.digest).await?)
+            let stale = found.stale || storage.storage().may_be_stale();
+            (found.digest, stale, storage.manifest(repository, &found.digest).await?)
         }
         (Reference::Tag(tag), Some(fronted)) => {
             let tagged = upstream::tag(fronted, &tag).await?;
@@ -73,6 +70,9 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference:
     if call.header(&IF_NONE_MATCH).is_some_and(|known| known.contains(&etag)) {
         let mut response = empty(StatusCode::NOT_MODIFIED);
         response.headers_mut().insert(ETAG, header_value(&etag));
+        if stale {
+            mark_stale(&mut response);
+        }
         return Ok(response);
     }
     let mut response = Response::new(Body::Empty);
@@ -84,7 +84,7 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, reference:
     headers.insert(CONTENT_DIGEST, header_value(digest.to_string()));
     headers.insert(ETAG, header_value(&etag));
     if stale {
-        headers.insert(WARNING, HeaderValue::from_static(STALE));
+        mark_stale(&mut response);
     }
     if !call.is_head() {
         call.registry.metrics.sent("manifest").inc_by(manifest.content.len() as u64);

@@ -10,7 +10,9 @@ use longshore_proto::{Digest, MANIFEST_BYTES_MAX, RepositoryName, media_type};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use super::{Answer, ApiError, Body, Call, OCI_FILTERS_APPLIED, header_value, json, upstream};
+use super::{
+    Answer, ApiError, Body, Call, OCI_FILTERS_APPLIED, header_value, json, mark_stale, upstream,
+};
 use crate::auth::Action;
 use crate::storage::Referrer;
 
@@ -58,8 +60,8 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName, subject: 
     let (page, more) = page(call, repository, &subject, last, wanted.as_deref(), items).await?;
     let (manifests, last) = (page.manifests, page.last);
     let mut response = index(call, manifests, wanted.is_some());
-    if stale {
-        upstream::mark_stale(&mut response);
+    if stale || call.storage(repository).storage().may_be_stale() {
+        mark_stale(&mut response);
     }
     if let (true, Some(last)) = (more && items > 0, last) {
         let filter = wanted.map(|wanted| {

@@ -6,7 +6,7 @@ use http::header::LINK;
 use longshore_proto::{ErrorCode, RepositoryName};
 use serde::Serialize;
 
-use super::{Answer, ApiError, Body, Call, header_value, json, upstream};
+use super::{Answer, ApiError, Body, Call, header_value, json, mark_stale, upstream};
 use crate::auth::Action;
 
 /// Tags that are looked into at once.
@@ -46,8 +46,8 @@ pub(super) async fn list(call: &Call<'_>, repository: &RepositoryName) -> Answer
         let link = format!("</v2/{repository}/tags/list?n={items}&last={last}>; rel=\"next\"");
         response.headers_mut().insert(LINK, header_value(link));
     }
-    if stale {
-        upstream::mark_stale(&mut response);
+    if stale || storage.may_be_stale() {
+        mark_stale(&mut response);
     }
     Ok(response)
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER,
-    WARNING,
 };
 use http::{Response, StatusCode};
 use longshore_proto::{ByteRange, Digest, ErrorCode, Reference, RepositoryName, Tag};
@@ -14,9 +13,6 @@ use super::blob::asked_range;
 use super::{ApiError, Body, CONTENT_DIGEST, Call, header_value};
 use crate::storage::{Pointer, Progress, Referrer, StoredManifest};
 use crate::upstream::{Blob, Fronted, Tagged, UpstreamError};
-
-/// Source: RFC 7234 5.5.1. The upstream cannot be asked; the list is what is kept here.
-const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 
 impl Call<'_> {
     /// The upstream's side of a repository; none of this registry's own.
@@ -123,11 +119,6 @@ pub(super) async fn referrers(
         Ok(list) => Ok(Some(list)),
         Err(error) => kept_or(error, true, unknown_manifest),
     }
-}
-
-/// A list that is what is kept, and may not be all.
-pub(super) fn mark_stale(response: &mut Response<Body>) {
-    response.headers_mut().insert(WARNING, STALE);
 }
 
 fn kept_or<T>(

@@ -35,6 +35,10 @@ const PER_MEBIBYTE: Duration = Duration::from_secs(1);
 /// Longest any write may last; [`Timing::unknown`] is longer.
 pub(super) const WRITE_MAX: Duration = Duration::from_secs(30);
 
+/// An answer that the replica gave for a primary that is not given up yet makes others doubtful for
+/// so long: longer than it is on its way, and than a tag is kept without asking.
+const DOUBT_MS: u64 = 10_000;
+
 /// How long things may take. Tests have their own.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
@@ -99,6 +103,10 @@ pub(super) struct Home {
     since_ms: AtomicU64,
     /// How often redirects have changed their way.
     moved: AtomicU64,
+    born: Instant,
+    /// Milliseconds from `born` until which answers count as the replica's: the primary was to give
+    /// one of the last and did not.
+    doubtful_until_ms: AtomicU64,
     /// Wakes the workers.
     pub(super) changed: Notify,
 }
@@ -149,6 +157,8 @@ impl Home {
             complete: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
             moved: AtomicU64::new(0),
+            born: Instant::now(),
+            doubtful_until_ms: AtomicU64::new(0),
             changed: Notify::new(),
             name,
             replica_name,
@@ -189,6 +199,7 @@ impl Home {
             if self.replica.is_up()
                 && let Ok(found) = get(Which::Replica).await
             {
+                self.doubt();
                 return Ok(found);
             }
         }
@@ -360,6 +371,15 @@ impl Home {
         if away { StoreState::FailedOver { since_ms } } else { StoreState::CatchingUp { since_ms } }
     }
 
+    /// An answer is the replica's although the primary counts as there.
+    fn doubt(&self) {
+        self.doubtful_until_ms.store(self.age_ms() + DOUBT_MS, Ordering::Release);
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Redirects lead elsewhere from now on.
     pub(super) fn moved(&self) {
         self.moved.fetch_add(1, Ordering::AcqRel);
@@ -399,6 +419,10 @@ impl Standing for Home {
     fn redirect_epoch(&self) -> u64 {
         let moved = self.moved.load(Ordering::Acquire);
         moved + self.primary.openings() + self.replica.openings()
+    }
+
+    fn may_be_stale(&self) -> bool {
+        !self.primary.is_up() || self.age_ms() < self.doubtful_until_ms.load(Ordering::Acquire)
     }
 
     fn may_lack(&self, repository: &longshore_proto::RepositoryName) -> bool {

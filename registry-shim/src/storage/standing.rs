@@ -44,6 +44,10 @@ pub trait Standing: Debug + Send + Sync {
     /// What the store where it writes now can do, and what no store can do for it now.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether what can be read now may be older than what was acknowledged: a tag or a list may
+    /// have changed.
+    fn may_be_stale(&self) -> bool;
+
     /// Whether something of `repository` may have been acknowledged that cannot be read now:
     /// then its absence is no answer.
     fn may_lack(&self, repository: &RepositoryName) -> bool;

@@ -22,6 +22,10 @@ struct Running {
 
 impl Running {
     async fn start(world: &World) -> Self {
+        Self::start_with(world, |_| {}).await
+    }
+
+    async fn start_with(world: &World, change: impl FnOnce(&mut Config)) -> Self {
         let _another_test_may_have_been_first =
             rustls::crypto::ring::default_provider().install_default();
         let keys = tempfile::tempdir().unwrap();
@@ -31,6 +35,7 @@ impl Running {
         config.identity.signing_key_file = keys.path().join("keys/signing.pem");
         config.storage.immutable_tags = vec!["team/*:v*".parse().unwrap()];
         config.cache.tag_fresh_ms = 0;
+        change(&mut config);
         let opened = world.opened(&Machine::immortal());
         let instance = Instance::start_over_regions(&config, opened).await.unwrap();
         let (front, admin) = (instance.address(), instance.admin_address());
@@ -44,6 +49,30 @@ impl Running {
     async fn get(&self, path: &str) -> (StatusCode, String) {
         let answer = self.client.get(format!("{}{path}", self.front)).send().await.unwrap();
         (answer.status(), answer.text().await.unwrap())
+    }
+
+    /// The answer's `Warning`, of any route.
+    async fn warning(&self, path: &str) -> Option<String> {
+        let answer = self.client.get(format!("{}{path}", self.front)).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.headers().get("warning").map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    async fn push_blob(&self, content: &Bytes) -> (StatusCode, String) {
+        let digest = sha256(content);
+        let url = format!("{}/v2/team/app/blobs/uploads/?digest={digest}", self.front);
+        let pushed = self.client.post(url).body(content.clone()).send().await.unwrap();
+        (pushed.status(), pushed.text().await.unwrap())
+    }
+
+    /// Waits until the replica lacks nothing and nobody says that it may.
+    async fn replicated(&self, world: &World) {
+        self.metric("replication_queue", "0").await;
+        let marks = "regions/eu/dirty".into();
+        let marked = async || world.us.inner.list(Some(&marks)).try_collect::<Vec<_>>().await;
+        while !marked().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn put_manifest(&self, reference: &str) -> StatusCode {
@@ -73,9 +102,14 @@ impl Running {
 
     /// Waits until a metric of `eu` has this value.
     async fn metric(&self, name: &str, value: &str) {
-        let line = format!("longshore_registry_region_{name}{{region=\"eu\"}} {value}");
+        self.says(&format!("region_{name}{{region=\"eu\"}} {value}\n")).await;
+    }
+
+    /// Waits until the metrics have this, from a line's begin.
+    async fn says(&self, line: &str) {
+        let line = format!("\nlongshore_registry_{line}");
         let wait = async {
-            while !self.admin("/metrics").await.1.lines().any(|found| found == line) {
+            while !self.admin("/metrics").await.1.contains(&line) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -95,12 +129,7 @@ async fn an_outage_is_served_through_and_said_aloud() {
     let registry = Running::start(&world).await;
     assert_eq!(registry.admin("/readyz").await, (StatusCode::OK, "ok\n".to_owned()));
     assert_eq!(registry.put_manifest("latest").await, StatusCode::CREATED);
-    registry.metric("replication_queue", "0").await;
-    // The mark of the repository is gone a little after the last copy.
-    let marks = "regions/eu/dirty".into();
-    while !world.us.inner.list(Some(&marks)).try_collect::<Vec<_>>().await.unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    registry.replicated(&world).await;
 
     world.eu.set(Mode::Failing);
     let (status, text) = registry.ready(|text| text.contains("failed over")).await;
@@ -147,5 +176,80 @@ async fn absence_that_is_not_certain_is_503_and_both_stores_away_too() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{text}");
     let (status, body) = registry.get("/v2/team/other/manifests/latest").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_and_lists_that_the_replica_answers_for_carry_a_warning() {
+    let world = World::new();
+    let registry = Running::start(&world).await;
+    assert_eq!(registry.put_manifest("latest").await, StatusCode::CREATED);
+    registry.replicated(&world).await;
+    let by_digest = format!("/v2/team/app/manifests/{}", sha256(INDEX.as_bytes()));
+    let may_have_changed = [
+        "/v2/team/app/manifests/latest",
+        "/v2/team/app/tags/list",
+        "/v2/_catalog",
+        &format!("/v2/team/app/referrers/{}", sha256(INDEX.as_bytes())),
+    ];
+    for path in may_have_changed {
+        assert_eq!(registry.warning(path).await, None, "{path}");
+    }
+
+    world.eu.set(Mode::Failing);
+    let stale = Some("110 - \"Response is Stale\"".to_owned());
+    // Also before the outage is noticed, and by whichever call.
+    assert_eq!(registry.warning(may_have_changed[0]).await, stale);
+    registry.ready(|text| text.contains("failed over")).await;
+    for path in may_have_changed {
+        assert_eq!(registry.warning(path).await, stale, "{path}");
+    }
+    assert_eq!(registry.warning(&by_digest).await, None, "a digest names what never changes");
+    let kept = registry.client.get(format!("{}{}", registry.front, may_have_changed[0]));
+    let kept = kept.header("if-none-match", format!("\"{}\"", sha256(INDEX.as_bytes())));
+    let kept = kept.send().await.unwrap();
+    assert_eq!(kept.status(), StatusCode::NOT_MODIFIED);
+    assert!(kept.headers().contains_key("warning"));
+
+    world.eu.set(Mode::Up);
+    registry.ready(|text| text == "ok\n").await;
+    for path in may_have_changed {
+        let fresh = async {
+            while registry.warning(path).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), fresh).await.expect(path);
+    }
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_failed_over_quota_is_approximate_and_collection_waits_and_both_say_so() {
+    let world = World::new();
+    let registry = Running::start_with(&world, |config| {
+        config.quota = toml::from_str("default_bytes = 3000").unwrap();
+        config.gc.interval_s = 1;
+    })
+    .await;
+    assert_eq!(registry.push_blob(&content(1000)).await.0, StatusCode::CREATED);
+    registry.says("quota_approximate_total 0\n").await;
+    registry.replicated(&world).await;
+
+    world.eu.set(Mode::Failing);
+    let (_, text) = registry.ready(|text| text.contains("failed over")).await;
+    assert!(text.contains("quota is approximate") && text.contains("collection waits"), "{text}");
+    assert_eq!(registry.push_blob(&content(1500)).await.0, StatusCode::CREATED);
+    registry.says("quota_approximate_total 1\n").await;
+    let (status, body) = registry.push_blob(&content(600)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+    for said in ["DENIED", "2500", "3000", "600"] {
+        assert!(body.contains(said), "{said}: {body}");
+    }
+    registry.says("gc_runs_total{outcome=\"waits\"} ").await;
+
+    world.eu.set(Mode::Up);
+    registry.ready(|text| text == "ok\n").await;
+    registry.says("gc_runs_total{outcome=\"done\"} ").await;
     registry.stop().await;
 }
