@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use super::*;
 use crate::origin::memory::{Faults, MemoryOrigin};
 use crate::pull::ledger::{BlobLedger, Entries, OriginReason};
-use crate::store::{BlobFailure, StoreConfig, StoreMetrics, StoredBlob};
+use crate::store::{BlobFailure, StoreConfig, StoreError, StoreMetrics, StoredBlob};
 
 /// Nothing in here takes so long.
 const SOON: Duration = Duration::from_secs(60);
@@ -90,7 +90,7 @@ impl World {
         let addr = network.as_ref().map_or(config.listen, |(transport, ..)| transport.local_addr());
         let address = transport::libp2p::multiaddr(addr).to_string();
         let origin = Arc::new(self.origin.client(&own.to_string(), vec![address], "z"));
-        let store = open(directory.path());
+        let store = open(directory.path()).await;
         let metrics = SwarmMetrics::register(&mut Registry::default());
         let shutdown = CancellationToken::new();
         let rooms = (store.clone(), origin as Arc<dyn Origin>);
@@ -117,9 +117,18 @@ impl World {
     }
 }
 
-fn open(path: &Path) -> PieceStore {
+/// The store, once the last write of a node that was stopped has let go of it.
+async fn open(path: &Path) -> PieceStore {
     let config = StoreConfig { path: path.join("store"), bytes_max: 1 << 30 };
-    PieceStore::open(&config, StoreMetrics::default()).unwrap()
+    let opened = async {
+        loop {
+            match PieceStore::open(&config, StoreMetrics::default()) {
+                Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
+                other => return other.unwrap(),
+            }
+        }
+    };
+    tokio::time::timeout(SOON, opened).await.expect("the store is free")
 }
 
 impl Node {
@@ -167,7 +176,7 @@ impl Node {
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let waited = async {
             while !condition(self) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(SOON, waited).await.unwrap_or_else(|_| panic!("never: {what}"));

@@ -162,7 +162,8 @@ async fn a_restart_fetches_only_what_is_missing() {
     let agent = Agent::start(&registry, &options).await;
     agent.fetcher.conduct.send_replace(Conduct::WaitAt(5));
     assert_eq!(agent.get(&manifest_path(TAG)).await.status, 200);
-    until("five pieces are here", || agent.fetcher.fetched.lock().unwrap().len() == 5).await;
+    let stored = || agent.store.blob(&digest(&layer)).map_or(0, |blob| blob.held().len());
+    until("five pieces are here", || stored() == 5).await;
     agent.stop().await;
 
     let agent = Agent::start(&registry, &options).await;

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "what a helper misses fails its test")]
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::{PublicKey, PublicKeys};
 use longshore_proto::{Algorithm, Digest, Reference, RepositoryName, media_type};
 use longshore_registry::Instance;
+use longshore_registry::serve::Ends;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +37,7 @@ pub(crate) const KIB: usize = 1024;
 pub(crate) struct Registry {
     pub(crate) url: String,
     pub(crate) key: PublicKey,
-    address: SocketAddr,
-    running: Option<(CancellationToken, JoinHandle<()>)>,
+    running: Option<(Ends, JoinHandle<()>)>,
     _directory: tempfile::TempDir,
 }
 
@@ -54,22 +53,19 @@ impl Registry {
         );
         std::fs::create_dir_all(directory.path().join("keys")).unwrap();
         let instance = Instance::start(&toml::from_str(&text).unwrap()).await.unwrap();
-        let (address, key) = (instance.address(), instance.public_key());
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(instance.run(shutdown.clone()));
-        let running = Some((shutdown, task));
-        Self { url: format!("http://{address}"), key, address, running, _directory: directory }
+        let (url, key) = (format!("http://{}", instance.address()), instance.public_key());
+        let ends = Ends::default();
+        let task = tokio::spawn(instance.run_until(ends.clone()));
+        let running = Some((ends, task));
+        Self { url, key, running, _directory: directory }
     }
 
-    /// Ends it; the port refuses from then on.
+    /// Ends it and its connections; the port refuses from then on.
     pub(crate) async fn stop(&mut self) {
-        let (shutdown, task) = self.running.take().unwrap();
-        shutdown.cancel();
-        task.abort();
-        let _ended = task.await;
-        while tokio::net::TcpStream::connect(self.address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        let (ends, task) = self.running.take().unwrap();
+        ends.cut.cancel();
+        ends.drain.cancel();
+        task.await.unwrap();
     }
 
     /// Pushes an image with these layers.
@@ -154,6 +150,7 @@ pub(crate) enum Conduct {
 pub(crate) struct Direct {
     origin: Arc<dyn Origin>,
     pub(crate) conduct: watch::Sender<Conduct>,
+    /// What was read; it may not be stored yet.
     pub(crate) fetched: Mutex<Vec<(Digest, u32)>>,
     pub(crate) cursors: Mutex<HashMap<(Digest, u64), u32>>,
     /// The store of a peer that tells plans.
@@ -376,7 +373,7 @@ async fn opened(config: &StoreConfig, metrics: &StoreMetrics) -> PieceStore {
     let opened = async {
         loop {
             match PieceStore::open(config, metrics.clone()) {
-                Err(StoreError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(StoreError::Locked(_)) => tokio::task::yield_now().await,
                 other => return other.unwrap(),
             }
         }
@@ -388,7 +385,7 @@ async fn opened(config: &StoreConfig, metrics: &StoreMetrics) -> PieceStore {
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let met = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), met).await.expect(what);
