@@ -4,17 +4,19 @@
 //! a piece of an earlier process is verified once more when it is first read. What is damaged is
 //! dropped and has to be fetched again. Reads and writes run on the blocking pool.
 
+mod error;
+mod pieces;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use longshore_proto::piece::{BadPiece, PieceIndex, PieceList, PieceSet};
+use longshore_proto::piece::{PieceIndex, PieceList, PieceSet};
 use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::{KeyId, Signature};
 use longshore_proto::wire::SignedPieceList;
@@ -22,6 +24,7 @@ use longshore_proto::{Digest, RepositoryName};
 use prost::Message as _;
 use tokio::sync::watch;
 
+pub use self::error::{BlobFailure, ReadError, WriteError, Written};
 use super::{Shared, StoreError, held, sealed};
 
 /// How much younger a use must be than the one on disk to be written there.
@@ -47,63 +50,6 @@ struct State {
     unproven: PieceSet,
     repositories: Vec<RepositoryName>,
     failure: Option<BlobFailure>,
-}
-
-/// A write that did its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// The piece is held from now on.
-    Fresh,
-    /// It was held before; these bytes were for nothing.
-    AlreadyHeld,
-}
-
-/// Why a piece is not stored.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// Wrong bytes: blame the sender, ask another.
-    #[error(transparent)]
-    Bad(#[from] BadPiece),
-    /// No room, and nothing that could be evicted: fail the blob.
-    #[error("store is full")]
-    Full,
-    /// The disk failed: fail the blob.
-    #[error("store: {0}")]
-    Io(#[source] io::Error),
-}
-
-/// Why a piece can not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Not held: wait for it.
-    #[error("piece {0} is not held")]
-    NotHeld(PieceIndex),
-    /// It was damaged on disk and is no longer held: fetch it again.
-    #[error("piece {0} was damaged on disk")]
-    Damaged(PieceIndex),
-    /// The disk failed.
-    #[error("store: {0}")]
-    Io(#[source] io::Error),
-}
-
-/// Why nobody should wait for this blob any longer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BlobFailure {
-    /// The origin does not have it.
-    #[error("the origin has no such blob")]
-    NotFound,
-    /// The origin refuses.
-    #[error("the origin refuses: {0}")]
-    Denied(String),
-    /// Neither peers nor the origin gave anything for too long.
-    #[error("no progress for {} s", .0.as_secs())]
-    NoProgress(Duration),
-    /// There is no room for it here.
-    #[error("the store is full")]
-    Full,
-    /// The disk failed.
-    #[error("the store failed: {0}")]
-    Store(String),
 }
 
 impl StoredBlob {
@@ -314,147 +260,6 @@ impl StoredBlob {
         bytes_of(&self.list.list, &state.held) + bytes_of(&self.list.list, &state.claimed)
     }
 
-    fn write_now(&self, piece: PieceIndex, bytes: &[u8]) -> Result<Written, WriteError> {
-        if self.holds(piece) {
-            return Ok(Written::AlreadyHeld);
-        }
-        self.list.list.verify(piece, bytes)?;
-        let store = self.store()?;
-        let range = self.list.list.range(piece).expect("a verified piece exists");
-        if !store.reserve(range.length()) {
-            return Err(WriteError::Full);
-        }
-        if let Err(error) = self.write_data(&store, range.offset(), bytes) {
-            store.release(range.length());
-            return Err(error);
-        }
-        match self.hold(piece) {
-            Ok(Written::Fresh) => {
-                store.metrics.pieces_verified.inc();
-                self.bump();
-                Ok(Written::Fresh)
-            }
-            other => {
-                store.release(range.length());
-                other
-            }
-        }
-    }
-
-    /// Writes; when the disk is full, evicts what may go and tries again.
-    fn write_data(&self, store: &Shared, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
-        loop {
-            let written = File::options()
-                .write(true)
-                .open(self.data())
-                .and_then(|file| file.write_all_at(bytes, offset));
-            match written {
-                Err(error) if is_full(&error) => {
-                    store.metrics.full.inc();
-                    if !store.evict_one() {
-                        return Err(WriteError::Full);
-                    }
-                }
-                other => return other.map_err(WriteError::Io),
-            }
-        }
-    }
-
-    fn hold(&self, piece: PieceIndex) -> Result<Written, WriteError> {
-        let mut state = self.locked();
-        if !state.held.insert(piece) {
-            return Ok(Written::AlreadyHeld);
-        }
-        let bits = union(&state.held, &state.claimed);
-        if let Err(error) = held::write_bit(&self.directory.join("held"), &bits, piece) {
-            state.held.remove(piece);
-            return Err(if is_full(&error) { WriteError::Full } else { WriteError::Io(error) });
-        }
-        if state.claimed.remove(piece) {
-            // Counted when it was found; the caller has reserved it once more.
-            drop(state);
-            let length = self.list.list.range(piece).map_or(0, |range| range.length());
-            self.store()?.release(length);
-        }
-        Ok(Written::Fresh)
-    }
-
-    fn read_now(&self, piece: PieceIndex) -> Result<Bytes, ReadError> {
-        let unproven = self.locked().unproven.contains(piece);
-        let bytes = match self.read_data(piece) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.drop_piece(piece);
-                let gone =
-                    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof);
-                return Err(if gone { ReadError::Damaged(piece) } else { ReadError::Io(error) });
-            }
-        };
-        if unproven {
-            if self.list.list.verify(piece, &bytes).is_err() {
-                self.drop_piece(piece);
-                return Err(ReadError::Damaged(piece));
-            }
-            self.locked().unproven.remove(piece);
-        }
-        self.touch();
-        Ok(bytes.into())
-    }
-
-    fn read_data(&self, piece: PieceIndex) -> io::Result<Vec<u8>> {
-        let range = self.list.list.range(piece).ok_or(io::ErrorKind::InvalidInput)?;
-        let mut bytes = vec![0; range.length() as usize];
-        File::open(self.data())?.read_exact_at(&mut bytes, range.offset())?;
-        Ok(bytes)
-    }
-
-    fn drop_piece(&self, piece: PieceIndex) {
-        let digest = self.digest();
-        tracing::warn!(digest = digest.fmt_short(), %piece, "dropped a piece damaged on disk");
-        let mut state = self.locked();
-        state.unproven.remove(piece);
-        if !state.held.remove(piece) {
-            return;
-        }
-        let bits = union(&state.held, &state.claimed);
-        // Left set, the bit would cost one more verification after a restart, nothing else.
-        let _ = held::write_bit(&self.directory.join("held"), &bits, piece);
-        drop(state);
-        if let Ok(store) = self.store() {
-            store.metrics.corrupt_pieces.inc();
-            store.release(self.list.list.range(piece).map_or(0, |range| range.length()));
-        }
-        self.bump();
-    }
-
-    fn recover_now(&self) {
-        let Ok(store) = self.store() else { return };
-        let claimed = self.locked().claimed.clone();
-        for piece in claimed.iter() {
-            let right = self
-                .read_data(piece)
-                .is_ok_and(|bytes| self.list.list.verify(piece, &bytes).is_ok());
-            let mut state = self.locked();
-            if !state.claimed.remove(piece) {
-                continue;
-            }
-            if right {
-                state.held.insert(piece);
-                store.metrics.resumed_pieces.inc();
-            } else {
-                store.metrics.corrupt_pieces.inc();
-                store.release(self.list.list.range(piece).map_or(0, |range| range.length()));
-            }
-            drop(state);
-            self.bump();
-        }
-        let state = self.locked();
-        let path = self.directory.join("held");
-        if let Err(error) = held::write(&path, &state.held, &store.boot_id) {
-            tracing::warn!(digest = self.digest().fmt_short(), %error, "cannot note the boot");
-        }
-    }
-
     fn store(&self) -> Result<Arc<Shared>, WriteError> {
         let closed = || WriteError::Io(io::Error::other("the store is closed"));
         self.store.upgrade().ok_or_else(closed)
@@ -487,14 +292,6 @@ impl fmt::Debug for StoredBlob {
 /// Runs `work` where blocking is allowed; an error only when the runtime goes down.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
-}
-
-fn union(a: &PieceSet, b: &PieceSet) -> PieceSet {
-    let mut union = a.clone();
-    b.iter().for_each(|piece| {
-        union.insert(piece);
-    });
-    union
 }
 
 fn bytes_of(list: &PieceList, pieces: &PieceSet) -> u64 {
