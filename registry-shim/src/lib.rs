@@ -137,9 +137,15 @@ impl Instance {
         let (storage, regions) = stores.open(config, &key, &metrics).await?;
         let period_ms = config.tracker.announce_period_ms;
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
-        let upstreams =
-            Upstreams::new(&config.upstream, &metrics.upstream, tasks.clone(), ended.clone())
-                .map_err(|message| StartError::Config { key: "upstream.registry", message })?;
+        let quota = Arc::new(Quota::new(config.quota.clone(), metrics.quota.clone()));
+        let upstreams = Upstreams::new(
+            &config.upstream,
+            &metrics.upstream,
+            quota.clone(),
+            tasks.clone(),
+            ended.clone(),
+        )
+        .map_err(|message| StartError::Config { key: "upstream.registry", message })?;
         let registry = Arc::new(Registry {
             storage,
             regions,
@@ -150,7 +156,7 @@ impl Instance {
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
             key,
-            quota: Quota::new(config.quota.clone(), metrics.quota.clone()),
+            quota,
             metrics,
             advertise: config.serve.advertise.clone(),
             announce_period_ms: period_ms,

@@ -44,7 +44,7 @@ pub struct Registry {
     /// Requests per second of one client, where they are limited.
     pub(crate) throttle: Option<Throttle>,
     /// What projects may hold.
-    pub quota: Quota,
+    pub quota: Arc<Quota>,
     /// Counters of all doors.
     pub metrics: Metrics,
     /// Base URL that permits name; `None`: the address that the client used.

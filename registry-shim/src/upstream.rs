@@ -10,6 +10,7 @@
 mod answer;
 mod ask;
 mod challenge;
+mod charge;
 mod client;
 mod error;
 mod fill;
@@ -44,6 +45,7 @@ pub use metrics::UpstreamsMetrics;
 
 use crate::cache::CachedStorage;
 use crate::config::{self, PushMode, UpstreamRegistry};
+use crate::quota::Quota;
 use crate::storage::{Pointer, StoredManifest};
 use client::Client;
 use fill::Filling;
@@ -96,6 +98,7 @@ struct Shared {
     spool_directory: Option<PathBuf>,
     abandoned_bytes_max: u64,
     abandoned: Duration,
+    quota: Arc<Quota>,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -114,6 +117,7 @@ impl Upstreams {
     pub(crate) fn new(
         config: &config::Upstream,
         metrics: &UpstreamsMetrics,
+        quota: Arc<Quota>,
         tasks: TaskTracker,
         ended: CancellationToken,
     ) -> Result<Self, String> {
@@ -122,6 +126,7 @@ impl Upstreams {
             spool_directory: config.spool_directory.clone(),
             abandoned_bytes_max: config.abandoned_bytes_max,
             abandoned: Duration::from_secs(config.abandoned_s),
+            quota,
             tasks,
             ended,
         });
@@ -314,12 +319,14 @@ impl Fronted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::QuotaMetrics;
 
     fn upstreams(text: &str) -> Result<Upstreams, String> {
         let _already = rustls::crypto::ring::default_provider().install_default();
         let config: config::Upstream = toml::from_str(text).unwrap();
         let metrics = UpstreamsMetrics::default();
-        Upstreams::new(&config, &metrics, TaskTracker::new(), CancellationToken::new())
+        let quota = Arc::new(Quota::new(config::Quota::default(), QuotaMetrics::default()));
+        Upstreams::new(&config, &metrics, quota, TaskTracker::new(), CancellationToken::new())
     }
 
     fn registry(prefix: &str, more: &str) -> String {

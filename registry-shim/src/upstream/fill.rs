@@ -16,11 +16,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Fronted;
+use super::charge::{Room, confirm};
 use super::error::UpstreamError;
 use super::source::Source;
 use super::spool::Spool;
 use super::window::Window;
-use crate::storage::{Appender, Pointer, Progress, StorageError};
+use crate::storage::{Appender, Charge, Pointer, Progress, StorageError};
 
 /// Goes on after a break so often, without a byte between.
 const RESUMES_MAX: usize = 5;
@@ -105,9 +106,14 @@ impl Filling {
         if let Some(pointer) = storage.pointer(&self.digest).await.map_err(failed)? {
             // That others hold it proves nothing for this repository: its upstream is asked.
             upstream.client.blob_size(remote, &self.digest).await?;
+            let Some(paid) = self.fronted.pay(self.digest, pointer.size).await else {
+                upstream.metrics.filled("passed");
+                return Ok(End::Kept(pointer));
+            };
             let added = storage.storage().add_member(repository, &self.digest, &pointer).await;
             // One that is being collected is read anew.
             if added.map_err(|error| failed(Arc::new(error)))? {
+                confirm(paid).await;
                 upstream.metrics.filled("mounted");
                 return Ok(End::Kept(pointer));
             }
@@ -120,8 +126,9 @@ impl Filling {
         let spool = Arc::new(spool);
         let progress = Progress::new(self.digest.algorithm());
         let mut sink = Sink::Keeping(Box::new(storage.storage().append(progress)));
-        match self.receive(source, &spool, &mut sink).await {
-            Ok(window) => self.finish(&spool, window, sink).await,
+        let mut room = self.fronted.ask_for_room(self.digest, source.size());
+        match self.receive(source, &spool, &mut sink, &mut room).await {
+            Ok(window) => self.finish(&spool, window, sink, room).await,
             Err(error) => {
                 sink.abort().await;
                 Err(error)
@@ -135,6 +142,7 @@ impl Filling {
         mut source: Source,
         spool: &Arc<Spool>,
         sink: &mut Sink,
+        room: &mut Room,
     ) -> Result<Window, UpstreamError> {
         let upstream = &self.fronted.upstream;
         let mut window = Window::new(source.size());
@@ -153,6 +161,9 @@ impl Filling {
                     window = next;
                     self.publish(spool, window);
                     sink.write(pieces, spool, window.arrived()).await?;
+                    if room.is_refused() {
+                        sink.only_pass(spool, window.arrived()).await?;
+                    }
                     delays = resumes();
                 }
                 broken => {
@@ -226,6 +237,7 @@ impl Filling {
         spool: &Arc<Spool>,
         window: Window,
         sink: Sink,
+        room: Room,
     ) -> Result<End, UpstreamError> {
         let Fronted { upstream, repository, storage, .. } = &self.fronted;
         let (found, appender) = match sink {
@@ -243,8 +255,16 @@ impl Filling {
         let keep = async {
             let progress = appender?.finish().await.map_err(not_kept).ok()?;
             let storage = storage.storage();
-            let kept = storage.commit(repository, None, progress, &self.digest).await;
-            kept.map_err(not_kept).ok()
+            let verified = storage.verify(progress, &self.digest).await.map_err(not_kept).ok()?;
+            let charge = Charge { digest: self.digest, size: verified.size() };
+            let Some(paid) = room.pay(charge).await else {
+                storage.discard_verified(verified).await;
+                return None;
+            };
+            let kept = storage.commit_verified(repository, None, verified).await;
+            let kept = kept.map_err(not_kept).ok()?;
+            confirm(paid).await;
+            Some(kept)
         };
         let kept = keep.await;
         upstream.metrics.filled(if kept.is_some() { "kept" } else { "passed" });
@@ -272,17 +292,23 @@ impl Sink {
             Self::Keeping(appender) => {
                 for piece in pieces {
                     if let Err(error) = appender.write(piece).await {
-                        let algorithm = appender.algorithm();
                         not_kept(error);
-                        let hasher = rehash(DigestHasher::new(algorithm), spool, arrived).await?;
-                        let dead = std::mem::replace(self, Self::Passing(Box::new(hasher)));
-                        dead.abort().await;
-                        break;
+                        return self.only_pass(spool, arrived).await;
                     }
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Keeps nothing from here on, and hashes on.
+    async fn only_pass(&mut self, spool: &Spool, arrived: u64) -> Result<(), UpstreamError> {
+        let Self::Keeping(appender) = self else { return Ok(()) };
+        let hasher = DigestHasher::new(appender.algorithm());
+        let hasher = rehash(hasher, spool, arrived).await?;
+        let dead = std::mem::replace(self, Self::Passing(Box::new(hasher)));
+        dead.abort().await;
+        Ok(())
     }
 
     async fn abort(self) {

@@ -14,6 +14,7 @@ use reqwest::Response;
 
 use super::answer::read_bounded;
 use super::ask::Ask;
+use super::charge::confirm;
 use super::error::UpstreamError;
 use super::fresh::STALE_KEPT;
 use super::{Fronted, InRepository};
@@ -191,6 +192,8 @@ impl Fronted {
         let parsed = Manifest::parse(&manifest.content, &manifest.media_type);
         let parsed = parsed.map_err(|error| bad(&error))?;
         let repository = &self.repository;
+        let size = manifest.content.len() as u64;
+        let Some(paid) = self.pay(digest, size).await else { return Ok(Arc::new(manifest)) };
         let written = async {
             self.storage.put_manifest(repository, &digest, manifest.clone()).await?;
             if let Some((subject, referrer)) = referrer_of(&parsed, &manifest, digest) {
@@ -198,7 +201,10 @@ impl Fronted {
             }
             self.storage.storage().add_repository(repository).await
         };
-        written.await.unwrap_or_else(not_kept);
+        match written.await {
+            Ok(()) => confirm(paid).await,
+            Err(error) => not_kept(error),
+        }
         Ok(Arc::new(manifest))
     }
 

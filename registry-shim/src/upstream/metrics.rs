@@ -20,8 +20,9 @@ pub(crate) struct EndLabels {
     /// Its prefix.
     upstream: String,
     /// Of questions: `ok`, `not_found`, `denied`, `limited`, `timed_out`, `bad_answer`, `failed`,
-    /// `refused`. Of fills: `kept`, `passed` (verified, not kept), `mounted` (its bytes were here
-    /// already), `mismatch`, `abandoned`, `local` (spool or store), or as questions.
+    /// `refused`. Of fills: `kept`, `passed` (verified, not kept: over quota, or the store failed),
+    /// `mounted` (its bytes were here already), `mismatch`, `abandoned`, `local` (spool or store),
+    /// or as questions.
     outcome: &'static str,
 }
 

@@ -5,6 +5,7 @@ mod blobs;
 mod fake;
 mod manifests;
 mod pushes;
+mod quota;
 mod trust;
 
 use self::fake::Fake;
