@@ -50,7 +50,7 @@ pub use metrics::AuthMetrics;
 pub use permit::{Asked, PermitClaims, PermitRefused};
 pub use scope::{Scope, TooManyScopes};
 pub use session::{NodeSession, SESSION_SECONDS};
-pub use token::Issued;
+pub use token::{Issued, TokenKeyError, make_token_key, token_key_id};
 pub use token_file::{JoinTokens, TokenFileError};
 
 /// What a request wants to do with a repository.
@@ -122,15 +122,18 @@ impl Action {
 }
 
 impl Auth {
-    /// A gate as configured; secrets that no file gives come from the signing key.
+    /// A gate as configured; secrets that no file gives come from `keys`, of which the first signs
+    /// and all count.
     pub fn new(
-        key: &SigningKey,
+        keys: &[&SigningKey],
         config: &AuthConfig,
         metrics: AuthMetrics,
     ) -> Result<Self, StartError> {
-        let derived = hmac::sign(&derive(key, "token"), b"secret");
+        let derived = |purpose| keys.iter().map(|key| derive(key, purpose)).collect::<Vec<_>>();
+        let secrets: Vec<_> =
+            derived("token").iter().map(|key| hmac::sign(key, b"secret")).collect();
         let tokens =
-            Tokens::new(&config.token_keys, &derived, &config.service, config.token_seconds);
+            Tokens::new(&config.token_keys, &secrets, &config.service, config.token_seconds);
         let users = config.users_file.as_deref().map(Users::load).transpose();
         let issuers = Issuers::new(&config.issuer, &metrics);
         if config.rule.is_empty() && !config.issuer.is_empty() {
@@ -143,8 +146,8 @@ impl Auth {
             service: config.service.clone(),
             realm: config.realm.clone(),
             policy: Policy::new(config).map_err(|error| bad("auth.rule", error))?,
-            sessions: session::Sessions::new(derive(key, "session")),
-            permits: permit::Permits::new(derive(key, "permit")),
+            sessions: session::Sessions::new(derived("session")),
+            permits: permit::Permits::new(derived("permit")),
             tokens: tokens.map_err(|error| bad("auth.token_keys", error))?,
             users: users.map_err(|error| bad("auth.users_file", error))?.map(Arc::new),
             issuers: issuers.map_err(|error| bad("auth.issuer", error))?,

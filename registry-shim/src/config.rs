@@ -89,6 +89,11 @@ const BASE: &[Setting] = &[
                [default: /var/lib/longshore-registry-keys/signing.pem]",
     },
     Setting {
+        key: "identity.accepted_key_files",
+        kind: Kind::List,
+        help: "keys that do not sign and whose signatures count, during a rotation [default: none]",
+    },
+    Setting {
         key: "join.token_file",
         kind: Kind::Text,
         help: "tokens that let nodes join, one a line [default: none, anyone may join]",
@@ -180,6 +185,8 @@ pub struct Admin {
 pub struct Identity {
     /// The same on every instance.
     pub signing_key_file: PathBuf,
+    /// The next key before a rotation's change, the one before after it.
+    pub accepted_key_files: Vec<PathBuf>,
 }
 
 /// `[join]`
@@ -243,7 +250,10 @@ impl Default for Admin {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { signing_key_file: "/var/lib/longshore-registry-keys/signing.pem".into() }
+        Self {
+            signing_key_file: "/var/lib/longshore-registry-keys/signing.pem".into(),
+            accepted_key_files: Vec::new(),
+        }
     }
 }
 

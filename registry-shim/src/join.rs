@@ -89,8 +89,7 @@ impl Membership for MembershipService {
             node = message.node_name.chars().take(NAME_CHARS_MAX).collect::<String>(),
             "node joined"
         );
-        let public = self.registry.key.public();
-        let origin_key = rpc::OriginKey {
+        let origin_key = |public: &longshore_proto::sign::PublicKey| rpc::OriginKey {
             kid: public.kid().to_string(),
             public_key: bytes::Bytes::copy_from_slice(public.as_bytes()),
         };
@@ -98,7 +97,7 @@ impl Membership for MembershipService {
             session: self.registry.auth.issue_session(&session),
             session_seconds: SESSION_SECONDS,
             certificate_chain: Vec::new(),
-            origin_keys: vec![origin_key],
+            origin_keys: self.registry.keys.public().iter().map(origin_key).collect(),
             instances: vec![rpc::Instance { id: self.registry.instance_id.clone(), url }],
             cell: session.cell(),
             pool: session.pool,

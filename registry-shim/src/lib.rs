@@ -36,7 +36,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore_proto::sign::{PublicKey, SigningKey};
+use longshore_proto::sign::PublicKey;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,7 +48,7 @@ use auth::{Auth, JoinTokens, TokenFileError};
 use cache::CachedStorage;
 use config::{Config, Serve};
 use front::Front;
-use keys::KeyFileError;
+use keys::{KeyFileError, Keyring};
 use limits::Throttle;
 use metrics::Metrics;
 use quota::Quota;
@@ -101,7 +101,7 @@ impl Instance {
     /// Opens everything that the configuration names.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         // Before the store: a missing key is told whatever else is wrong.
-        load_key(config, true)?;
+        load_keys(config, true)?;
         if config.regions.region.is_empty() {
             return Self::start_over(config, config.storage.open()?).await;
         }
@@ -125,16 +125,16 @@ impl Instance {
     }
 
     async fn start_with(config: &Config, stores: Stores) -> Result<Self, StartError> {
-        let key = load_key(config, true)?;
+        let keys = load_keys(config, true)?;
         let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
         let metrics = Metrics::new();
-        let auth = Auth::new(&key, &config.auth, metrics.auth.clone())?;
+        let auth = Auth::new(&keys.all(), &config.auth, metrics.auth.clone())?;
         let reload = Reload::new();
         let (audit, audit_file) = open_audit(config, &metrics, &reload)?;
         let tls = Tls::open(&config.tls, metrics.tls.clone()).map_err(bad_tls)?;
         let listener = listen("serve.listen", config.serve.listen)?;
         let admin = listen("admin.listen", config.admin.listen)?;
-        let (storage, regions) = stores.open(config, &key, &metrics).await?;
+        let (storage, regions) = stores.open(config, &keys, &metrics).await?;
         let period_ms = config.tracker.announce_period_ms;
         let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
         let quota = Arc::new(Quota::new(config.quota.clone(), metrics.quota.clone()));
@@ -155,7 +155,7 @@ impl Instance {
             upstreams,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
-            key,
+            keys,
             quota,
             metrics,
             advertise: config.serve.advertise.clone(),
@@ -186,7 +186,7 @@ impl Instance {
 
     /// What agents take as `origin.signing_keys`.
     pub fn public_key(&self) -> PublicKey {
-        self.registry.key.public().clone()
+        self.registry.keys.signing().public().clone()
     }
 
     /// Makes every room read its files anew, as SIGHUP does.
@@ -270,16 +270,18 @@ impl Stores {
     async fn open(
         self,
         config: &Config,
-        key: &Arc<SigningKey>,
+        keys: &Keyring,
         metrics: &Metrics,
     ) -> Result<(CachedStorage, Option<Regions>), StartError> {
         match self {
             Self::One(opened) => {
+                let key = keys.signing().clone();
                 let storage = open_storage(config, opened, key.clone()).await?;
-                Ok((CachedStorage::new(storage, key.clone(), &config.cache), None))
+                let storage = storage.accepting(keys.verifying());
+                Ok((CachedStorage::new(storage, key, &config.cache), None))
             }
             Self::Regions(opened) => {
-                let regions = Regions::open(config, opened, key, &metrics.regions).await?;
+                let regions = Regions::open(config, opened, keys, &metrics.regions).await?;
                 Ok((regions.default_storage().clone(), Some(regions)))
             }
         }
@@ -337,6 +339,16 @@ pub fn load_key(
     let loaded = keys::load(&config.identity.signing_key_file, may_make);
     loaded.map(Arc::new).map_err(|error: KeyFileError| StartError::Config {
         key: "identity.signing_key_file",
+        message: error.to_string(),
+    })
+}
+
+/// The signing key as [`load_key`] has it, and the keys that are accepted beside it.
+pub fn load_keys(config: &Config, first_start: bool) -> Result<Keyring, StartError> {
+    let signing = load_key(config, first_start)?;
+    let ring = Keyring::of(signing).accepting(&config.identity.accepted_key_files);
+    ring.map_err(|error| StartError::Config {
+        key: "identity.accepted_key_files",
         message: error.to_string(),
     })
 }

@@ -61,12 +61,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use longshore_proto::RepositoryName;
-use longshore_proto::sign::SigningKey;
 use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
 use crate::cache::CachedStorage;
 use crate::config::{Config, Region};
+use crate::keys::Keyring;
 use crate::quota::Quota;
 use crate::storage::{OpenError, OpenedStore, Standing as _, Storage, StoreState};
 use breaker::Policy;
@@ -120,17 +120,17 @@ impl Regions {
     pub async fn open(
         config: &Config,
         opened: Vec<OpenedStore>,
-        key: &Arc<SigningKey>,
+        keys: &Keyring,
         metrics: &RegionMetrics,
     ) -> Result<Self, StartError> {
         let timing = Timing::new(Duration::from_millis(config.regions.timeout_ms));
-        Self::with_timing(config, opened, key, metrics, (Policy::default(), timing)).await
+        Self::with_timing(config, opened, keys, metrics, (Policy::default(), timing)).await
     }
 
     async fn with_timing(
         config: &Config,
         opened: Vec<OpenedStore>,
-        key: &Arc<SigningKey>,
+        keys: &Keyring,
         metrics: &RegionMetrics,
         (policy, timing): (Policy, Timing),
     ) -> Result<Self, StartError> {
@@ -181,9 +181,10 @@ impl Regions {
         let routes = Routes::new(named, default);
         let cached = |home: Arc<Home>| {
             let store = Arc::new(RegionStore(home.clone()));
+            let key = keys.signing().clone();
             let storage = Storage::standing(store, key.clone(), home.clone());
-            let storage = storage.with_immutable_tags(patterns);
-            (home, CachedStorage::new(storage, key.clone(), &config.cache))
+            let storage = storage.accepting(keys.verifying()).with_immutable_tags(patterns);
+            (home, CachedStorage::new(storage, key, &config.cache))
         };
         Ok(Self { homes: homes.into_iter().map(cached).collect(), routes, default })
     }

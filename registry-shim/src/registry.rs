@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use longshore_proto::RepositoryName;
-use longshore_proto::sign::SigningKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::audit::Audit;
 use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
+use crate::keys::Keyring;
 use crate::limits::Throttle;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
@@ -39,8 +39,8 @@ pub struct Registry {
     pub tracker: TrackerHandle,
     /// The registries in front of which this one stands.
     pub(crate) upstreams: Upstreams,
-    /// Signs what agents verify.
-    pub key: Arc<SigningKey>,
+    /// Sign what agents verify: the first does, all count.
+    pub keys: Keyring,
     /// Requests per second of one client, where they are limited.
     pub(crate) throttle: Option<Throttle>,
     /// What projects may hold.

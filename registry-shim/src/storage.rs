@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longshore_proto::RepositoryName;
-use longshore_proto::sign::SigningKey;
+use longshore_proto::sign::{PublicKeys, SigningKey};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::sync::Semaphore;
@@ -78,6 +78,8 @@ const RECORD_VERSION: u32 = 1;
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
     key: Arc<SigningKey>,
+    /// Whose signatures count: `key`'s, and others' during a rotation.
+    accepted: Arc<PublicKeys>,
     capabilities: Capabilities,
     /// Where there is more than one store.
     standing: Option<Arc<dyn Standing>>,
@@ -96,9 +98,11 @@ impl Storage {
     /// Over a store that does all that is asked of it; `key` signs hash states.
     pub fn new(store: Arc<dyn ObjectStore>, key: Arc<SigningKey>) -> Self {
         let hashing = Arc::new(Semaphore::new(HASHING_MAX));
+        let accepted = Arc::new(PublicKeys::new([key.public().clone()]));
         Self {
             store,
             key,
+            accepted,
             capabilities: Capabilities::FULL,
             standing: None,
             presigner: None,
@@ -107,6 +111,12 @@ impl Storage {
             hashing,
             clock: Arc::new(SystemClock),
         }
+    }
+
+    /// Takes what these keys signed for verified.
+    #[must_use]
+    pub fn accepting(self, keys: PublicKeys) -> Self {
+        Self { accepted: Arc::new(keys), ..self }
     }
 
     /// With another clock than the machine's.

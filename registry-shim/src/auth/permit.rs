@@ -53,16 +53,17 @@ pub enum PermitRefused {
 
 #[derive(Debug)]
 pub(super) struct Permits {
-    key: hmac::Key,
+    /// The first one signs, all verify; never none.
+    keys: Vec<hmac::Key>,
 }
 
 impl Permits {
-    pub(super) const fn new(key: hmac::Key) -> Self {
-        Self { key }
+    pub(super) const fn new(keys: Vec<hmac::Key>) -> Self {
+        Self { keys }
     }
 
     pub(super) fn issue(&self, claims: &PermitClaims<'_>) -> String {
-        let tag = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, message(claims).as_bytes()));
+        let tag = URL_SAFE_NO_PAD.encode(hmac::sign(&self.keys[0], message(claims).as_bytes()));
         let PermitClaims { range, peer_id, expires_at_ms, .. } = claims;
         let (offset, length) = (range.offset(), range.length());
         format!("{PARAMETER}={peer_id}.{expires_at_ms}.{offset}.{length}.{tag}")
@@ -87,7 +88,11 @@ impl Permits {
         let Asked { repository, digest, range: header } = *asked;
         let claims = PermitClaims { repository, digest, range, peer_id, expires_at_ms };
         let tag = URL_SAFE_NO_PAD.decode(tag).map_err(|_| refused)?;
-        hmac::verify(&self.key, message(&claims).as_bytes(), &tag).map_err(|_| refused)?;
+        let message = message(&claims);
+        let signs = |key: &hmac::Key| hmac::verify(key, message.as_bytes(), &tag).is_ok();
+        if !self.keys.iter().any(signs) {
+            return Err(refused);
+        }
         if header != Some(range.header_value().as_str()) {
             return Err(refused);
         }
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn opens_exactly_what_it_was_given_for() {
-        let permits = Permits::new(hmac::Key::new(hmac::HMAC_SHA256, b"k"));
+        let permits = Permits::new(vec![hmac::Key::new(hmac::HMAC_SHA256, b"k")]);
         let (repository, digest) = ("a/b".parse().unwrap(), Digest::of(Algorithm::Sha256, b"x"));
         let range = ByteRange::new(100, 50).unwrap();
         let issued = permits.issue(&PermitClaims {

@@ -34,17 +34,18 @@ impl NodeSession {
 
 #[derive(Debug)]
 pub(super) struct Sessions {
-    key: hmac::Key,
+    /// The first one signs, all verify; never none.
+    keys: Vec<hmac::Key>,
 }
 
 impl Sessions {
-    pub(super) const fn new(key: hmac::Key) -> Self {
-        Self { key }
+    pub(super) const fn new(keys: Vec<hmac::Key>) -> Self {
+        Self { keys }
     }
 
     pub(super) fn issue(&self, session: &NodeSession) -> String {
         let claims = serde_json::to_vec(session).expect("a session holds texts and a number");
-        let tag = hmac::sign(&self.key, &message(&claims));
+        let tag = hmac::sign(&self.keys[0], &message(&claims));
         format!("{}.{}", URL_SAFE_NO_PAD.encode(claims), URL_SAFE_NO_PAD.encode(tag))
     }
 
@@ -55,7 +56,10 @@ impl Sessions {
         let (claims, tag) = token.split_once('.')?;
         let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
         let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
-        hmac::verify(&self.key, &message(&claims), &tag).ok()?;
+        let message = message(&claims);
+        if !self.keys.iter().any(|key| hmac::verify(key, &message, &tag).is_ok()) {
+            return None;
+        }
         let session: NodeSession = serde_json::from_slice(&claims).ok()?;
         (session.expires_at_s > now_s).then_some(session)
     }
@@ -69,9 +73,29 @@ fn message(claims: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn sessions(secrets: &[&[u8]]) -> Sessions {
+        let key = |secret: &&[u8]| hmac::Key::new(hmac::HMAC_SHA256, secret);
+        Sessions::new(secrets.iter().map(key).collect())
+    }
+
+    #[test]
+    fn the_first_key_signs_and_all_verify() {
+        let session = NodeSession {
+            peer_id: "p".into(),
+            pool: "one".into(),
+            zone: "a".into(),
+            expires_at_s: 10,
+        };
+        let (old, during, new) =
+            (sessions(&[b"old"]), sessions(&[b"new", b"old"]), sessions(&[b"new"]));
+        let (by_old, by_new) = (old.issue(&session), during.issue(&session));
+        assert!(during.verify(&by_old, 0).is_some() && during.verify(&by_new, 0).is_some());
+        assert!(new.verify(&by_old, 0).is_none() && new.verify(&by_new, 0).is_some());
+    }
+
     #[test]
     fn a_changed_claim_or_tag_counts_for_nothing() {
-        let sessions = Sessions::new(hmac::Key::new(hmac::HMAC_SHA256, b"k"));
+        let sessions = sessions(&[b"k"]);
         let session = NodeSession {
             peer_id: "p".into(),
             pool: "one".into(),

@@ -14,7 +14,21 @@ const NOW_MS: u64 = 1_000_000;
 const NOW_S: u64 = 1000;
 
 fn configured(key: &SigningKey, config: &AuthConfig) -> Auth {
-    Auth::new(key, config, AuthMetrics::default()).unwrap()
+    Auth::new(&[key], config, AuthMetrics::default()).unwrap()
+}
+
+#[tokio::test]
+async fn what_an_accepted_key_gave_counts_until_it_is_taken_out() {
+    let [old, new] = [(); 2].map(|()| SigningKey::generate().0);
+    let config =
+        AuthConfig { rule: vec![rule("*", "*", &[RuleAction::Pull])], ..Default::default() };
+    let gate = |keys: &[&SigningKey]| Auth::new(keys, &config, AuthMetrics::default()).unwrap();
+    let (before, during, after) = (gate(&[&old]), gate(&[&new, &old]), gate(&[&new]));
+    let session = |auth: &Auth| format!("Bearer {}", auth.issue_session(&node()));
+    for (issued, counts_after) in [(session(&before), false), (session(&during), true)] {
+        assert!(who(&during, &issued, NOW_MS).await.is_ok());
+        assert_eq!(who(&after, &issued, NOW_MS).await.is_ok(), counts_after);
+    }
 }
 
 fn open(key: &SigningKey) -> Auth {

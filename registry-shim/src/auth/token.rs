@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::hmac;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -65,7 +66,7 @@ pub(super) struct Said {
 
 /// Why the tokens' secrets cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TokenKeyError {
+pub enum TokenKeyError {
     /// The file, or who may read it.
     #[error(transparent)]
     File(#[from] KeyFileError),
@@ -92,10 +93,10 @@ struct Claims {
 }
 
 impl Tokens {
-    /// With the secrets of these files; without any, with the derived one.
+    /// With the secrets of these files; without any, with the derived ones.
     pub(super) fn new(
         files: &[PathBuf],
-        derived: &hmac::Tag,
+        derived: &[hmac::Tag],
         service: &str,
         seconds: u32,
     ) -> Result<Self, TokenKeyError> {
@@ -103,7 +104,7 @@ impl Tokens {
             return Err(TokenKeyError::TooMany);
         }
         let keys = match files {
-            [] => vec![Key::new(derived.as_ref())],
+            [] => derived.iter().map(|secret| Key::new(secret.as_ref())).collect(),
             files => load(files)?,
         };
         let (files, service) = (files.to_vec(), service.to_owned());
@@ -184,6 +185,26 @@ fn load(files: &[PathBuf]) -> Result<Vec<Key>, TokenKeyError> {
     files.iter().map(|file| secret(file).map(|secret| Key::new(&secret))).collect()
 }
 
+/// Makes a file with a new secret; the name of its key.
+///
+/// # Errors
+/// When something is there, or the file cannot be made.
+pub fn make_token_key(path: &Path) -> Result<String, KeyFileError> {
+    let mut secret = [0; SECRET_BYTES_MIN];
+    SystemRandom::new().fill(&mut secret).expect("the system gives randomness");
+    let secret = hex::encode(secret);
+    keys::write_new(path, format!("{secret}\n").as_bytes())?;
+    Ok(Key::new(secret.as_bytes()).kid)
+}
+
+/// The name of a file's key, as tokens say it.
+///
+/// # Errors
+/// When the file cannot be used.
+pub fn token_key_id(path: &Path) -> Result<String, TokenKeyError> {
+    Ok(Key::new(&secret(path)?).kid)
+}
+
 /// The file's content without the white space at its ends.
 fn secret(path: &Path) -> Result<Vec<u8>, TokenKeyError> {
     let content = keys::read_secret(path, SECRET_BYTES_MAX)?;
@@ -217,7 +238,7 @@ mod tests {
     }
 
     fn tokens(secret: &str) -> Tokens {
-        Tokens::new(&[], &tag(secret), "here", 300).unwrap()
+        Tokens::new(&[], &[tag(secret)], "here", 300).unwrap()
     }
 
     fn alice() -> Vec<String> {
@@ -244,7 +265,7 @@ mod tests {
         let ours = tokens("one");
         let other = tokens("two").issue(&alice(), &scope(), 0).token;
         assert_eq!(ours.verify(&other, 0), None);
-        let elsewhere = Tokens::new(&[], &tag("one"), "elsewhere", 300).unwrap();
+        let elsewhere = Tokens::new(&[], &[tag("one")], "elsewhere", 300).unwrap();
         assert_eq!(ours.verify(&elsewhere.issue(&alice(), &scope(), 0).token, 0), None);
 
         let token = ours.issue(&alice(), &scope(), 0).token;
@@ -270,7 +291,7 @@ mod tests {
             path
         };
         let (old, new) = (file("a"), file("b"));
-        let load = |files: &[PathBuf]| Tokens::new(files, &tag("x"), "here", 300).unwrap();
+        let load = |files: &[PathBuf]| Tokens::new(files, &[tag("x")], "here", 300).unwrap();
         let before = load(std::slice::from_ref(&old));
         let during = load(&[new.clone(), old]);
         let after = load(std::slice::from_ref(&new));
@@ -281,10 +302,10 @@ mod tests {
         assert!(!format!("{during:?}").contains(&"b".repeat(32)));
 
         std::fs::write(&new, "short").unwrap();
-        let error = Tokens::new(std::slice::from_ref(&new), &tag("x"), "here", 300).unwrap_err();
+        let error = Tokens::new(std::slice::from_ref(&new), &[tag("x")], "here", 300).unwrap_err();
         assert!(matches!(error, TokenKeyError::Length(_)));
         std::fs::set_permissions(&new, PermissionsExt::from_mode(0o644)).unwrap();
-        let error = Tokens::new(&[new], &tag("x"), "here", 300).unwrap_err();
+        let error = Tokens::new(&[new], &[tag("x")], "here", 300).unwrap_err();
         assert!(matches!(error, TokenKeyError::File(KeyFileError::Open { .. })));
     }
 }

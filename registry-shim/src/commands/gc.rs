@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use crate::config::Config;
 use crate::gc::{Collector, GcError, Options, Report, Tally};
+use crate::keys::Keyring;
 use crate::regions::{RegionMetrics, Regions};
 use crate::storage::{GRACE_MIN_MS, Storage};
 
@@ -80,7 +81,8 @@ async fn collect(config: &Config, options: &Options) -> Result<Report, Failure> 
         return collect(storage).await;
     }
     let opened = Regions::open_stores(config)?;
-    let regions = Regions::open(config, opened, &key, &RegionMetrics::default()).await?;
+    let regions =
+        Regions::open(config, opened, &Keyring::of(key), &RegionMetrics::default()).await?;
     let (ended, mut report) = (CancellationToken::new(), Report::default());
     // The regions' own workers carry deletions to the replicas; what they leave, others find.
     let collecting = async {

@@ -283,7 +283,7 @@ impl Item<'_> {
             issued_at_s: now_ms() / 1000,
             policy_epoch: 0,
         };
-        let signature = self.registry.key.sign(&statement);
+        let signature = self.registry.keys.signing().sign(&statement);
         let message = rpc::PlanStatement::from_statement(&statement, &signature);
         self.events.send(Event::Statement(message)).await
     }

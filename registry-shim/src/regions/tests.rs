@@ -78,9 +78,8 @@ impl World {
         config.regions.check().unwrap();
         let opened = self.opened(machine);
         let metrics = RegionMetrics::default();
-        let how = (Policy::default(), timing());
-        let regions =
-            Regions::with_timing(&config, opened, &self.key, &metrics, how).await.unwrap();
+        let (keys, how) = (Keyring::of(self.key.clone()), (Policy::default(), timing()));
+        let regions = Regions::with_timing(&config, opened, &keys, &metrics, how).await.unwrap();
         Process { regions }
     }
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use longshore_proto::piece::{ChainHasher, PieceList, STATE_INTERVAL_BYTES};
-use longshore_proto::sign::{KeyId, PieceListStatement, PublicKeys, Signature};
+use longshore_proto::sign::{KeyId, PieceListStatement, Signature};
 use longshore_proto::{Algorithm, Digest};
 use serde::{Deserialize, Serialize};
 
@@ -30,9 +30,12 @@ impl Storage {
         digest: &Digest,
         pointer: &Pointer,
     ) -> Result<PieceList, StorageError> {
-        if let Some(list) = self.kept_list(digest).await?
+        if let Some((list, kid)) = self.kept_list(digest).await?
             && list.size() == pointer.size
         {
+            if kid != *self.key.public().kid() {
+                self.sign_anew(&list).await;
+            }
             return Ok(list);
         }
         let _place = self.hashing.acquire().await.expect("the semaphore is never closed");
@@ -48,24 +51,36 @@ impl Storage {
         size: u64,
         states: Vec<u8>,
     ) -> Result<PieceList, StorageError> {
-        let key = layout::states(digest);
         let list = PieceList::new(*digest, size, STATE_INTERVAL_BYTES, states)
-            .map_err(|error| StorageError::corrupt(&key, error))?;
-        let signature = self.key.sign(&PieceListStatement { list: &list, provisional: false });
+            .map_err(|error| StorageError::corrupt(&layout::states(digest), error))?;
+        self.keep_list(&list).await?;
+        Ok(list)
+    }
+
+    /// What a key signed that will soon count no more: nobody reads the blob again for that. A store
+    /// that does not take it is asked again by the next reader.
+    async fn sign_anew(&self, list: &PieceList) {
+        if let Err(error) = self.keep_list(list).await {
+            let digest = list.digest().fmt_short();
+            tracing::debug!(%digest, %error, "hash states keep their old signature");
+        }
+    }
+
+    async fn keep_list(&self, list: &PieceList) -> Result<(), StorageError> {
+        let signature = self.key.sign(&PieceListStatement { list, provisional: false });
         let record = StatesRecord {
             v: RECORD_VERSION,
-            size,
+            size: list.size(),
             kid: signature.kid.to_string(),
             signature: STANDARD.encode(&signature.bytes),
         };
         let mut content = encode(&record).to_vec();
         content.push(b'\n');
         content.extend_from_slice(list.states());
-        self.overwrite(&key, content.into()).await?;
-        Ok(list)
+        self.overwrite(&layout::states(&list.digest()), content.into()).await
     }
 
-    async fn kept_list(&self, digest: &Digest) -> Result<Option<PieceList>, StorageError> {
+    async fn kept_list(&self, digest: &Digest) -> Result<Option<(PieceList, KeyId)>, StorageError> {
         let Some(content) = self.read(&layout::states(digest)).await? else { return Ok(None) };
         let list = self.verified_list(digest, &content);
         if list.is_none() {
@@ -74,7 +89,7 @@ impl Storage {
         Ok(list)
     }
 
-    fn verified_list(&self, digest: &Digest, content: &Bytes) -> Option<PieceList> {
+    fn verified_list(&self, digest: &Digest, content: &Bytes) -> Option<(PieceList, KeyId)> {
         let end = content.iter().position(|&byte| byte == b'\n')?;
         let record: StatesRecord = serde_json::from_slice(&content[..end]).ok()?;
         let states = content[end + 1..].to_vec();
@@ -83,10 +98,9 @@ impl Storage {
             kid: KeyId::from_wire(&record.kid),
             bytes: STANDARD.decode(&record.signature).ok()?,
         };
-        let keys = PublicKeys::new([self.key.public().clone()]);
         let statement = PieceListStatement { list: &list, provisional: false };
-        keys.verify(&statement, &signature).ok()?;
-        Some(list)
+        self.accepted.verify(&statement, &signature).ok()?;
+        Some((list, signature.kid))
     }
 
     async fn read_states(

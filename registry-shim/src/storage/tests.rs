@@ -6,6 +6,7 @@ mod contract;
 mod crash;
 mod faulty;
 mod races;
+mod rotation;
 mod stories;
 mod support;
 mod upload;

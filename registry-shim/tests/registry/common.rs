@@ -61,8 +61,13 @@ impl TestRegistry {
 
     /// Ends it, drained, and starts another on the same store and keys.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, with another configuration.
+    pub(crate) async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
         let directory = self.stop().await;
-        Self::start_in(directory, |_| {}).await
+        Self::start_in(directory, change).await
     }
 
     pub(crate) async fn stop(self) -> TempDir {

@@ -3,6 +3,7 @@
 mod joining;
 mod permitting;
 mod planning;
+mod rotation;
 
 use std::collections::BTreeMap;
 

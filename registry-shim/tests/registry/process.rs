@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -138,6 +139,47 @@ async fn it_serves_shows_its_key_and_ends_with_sigterm() {
     for line in log.lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
+}
+
+#[test]
+fn keys_are_made_once_shown_and_never_written_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let keys = |arguments: &[&str]| run(program(directory.path()).arg("keys").args(arguments));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+
+    // Where the configuration says, and beside it.
+    let (status, first, stderr) = keys(&["new"]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    assert!(first.trim().parse::<PublicKey>().is_ok(), "{first}");
+    assert_eq!(mode(&at("keys/signing.pem")), 0o600);
+    let (file, next) = (at("next.pem"), format!("--file={}", at("next.pem").display()));
+    let (status, second, _) = keys(&["new", &next]);
+    assert_eq!((status, mode(&file)), (Some(0), 0o600));
+    assert_ne!(first, second);
+    let before = std::fs::read(&file).unwrap();
+    let (status, stdout, stderr) = keys(&["new", &next]);
+    assert_eq!((status, stdout.as_str()), (Some(1), ""));
+    assert_eq!(stderr, format!("longshore-registry: {} is there already\n", file.display()));
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+
+    assert_eq!(keys(&["show"]).1, first);
+    let accepted = format!("--identity-accepted-key-files={}", file.display());
+    assert_eq!(keys(&["show", &accepted]).1, format!("{first}{second}"), "who signs is first");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
+    let (status, _, stderr) = keys(&["show", &accepted]);
+    assert_eq!(status, Some(64));
+    assert!(stderr.contains("config: identity.accepted_key_files: ") && stderr.contains("640"));
+
+    let token = format!("--file={}", at("token").display());
+    let (status, kid, _) = keys(&["new", "--token", &token]);
+    assert_eq!((status, mode(&at("token"))), (Some(0), 0o600));
+    assert!(!kid.contains(std::fs::read_to_string(at("token")).unwrap().trim()));
+    assert_eq!(keys(&["new", "--token", &token]).0, Some(1));
+    assert_eq!(keys(&["new", "--token"]).0, Some(64), "no file is named");
+    let named = format!("--auth-token-keys={}", at("token").display());
+    let shown = keys(&["show", "--token", &named]).1;
+    assert_eq!(shown, format!("{} {}\n", kid.trim(), at("token").display()));
 }
 
 #[test]

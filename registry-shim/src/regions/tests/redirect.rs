@@ -72,8 +72,8 @@ async fn redirects_lead_where_clients_can_go() {
         ..Policy::default()
     };
     let metrics = RegionMetrics::default();
-    let how = (policy, timing());
-    let regions = Regions::with_timing(&config, opened, &world.key, &metrics, how).await.unwrap();
+    let (keys, how) = (Keyring::of(world.key.clone()), (policy, timing()));
+    let regions = Regions::with_timing(&config, opened, &keys, &metrics, how).await.unwrap();
     let process = Process { regions };
     let (home, storage) = (process.home(), process.storage());
     let digest = push_blob(storage, &content(1000)).await.unwrap();
