@@ -70,12 +70,14 @@ pub enum SettingsError {
     },
 }
 
-/// Adds `--config` and one flag per setting to `command`.
+/// Adds `--config` and one flag per setting to `command`. `-h` leaves the settings out, `--help`
+/// shows them under their table's name.
 pub fn with_flags(command: Command, settings: &'static [Setting]) -> Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("PATH")
         .env("LONGSHORE_CONFIG")
+        .hide_env_values(true)
         .value_parser(clap::value_parser!(PathBuf))
         .help("configuration file (TOML)");
     settings.iter().fold(command.arg(config), |command, setting| {
@@ -84,6 +86,8 @@ pub fn with_flags(command: Command, settings: &'static [Setting]) -> Command {
                 .long(flag_name(setting.key))
                 .value_name("VALUE")
                 .help(format!("{} [env: {}]", setting.help, variable_name(setting.key)))
+                .help_heading(table_name(setting.key))
+                .hide_short_help(true)
                 .allow_hyphen_values(true),
         )
     })
@@ -197,6 +201,11 @@ fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
 }
 
+/// `mirror.listen` is in `mirror`.
+fn table_name(key: &'static str) -> &'static str {
+    key.split_once('.').map_or(key, |(table, _)| table)
+}
+
 fn flag_name(key: &str) -> String {
     key.replace(['.', '_'], "-")
 }
@@ -279,6 +288,16 @@ mod tests {
         assert_eq!(number, "config: mirror.first_byte_timeout_ms: value is not a whole number");
         let missing = error("[mirror]\n", &[]);
         assert!(missing.starts_with("config: mirror.listen: missing field"), "{missing}");
+    }
+
+    #[test]
+    fn help_is_short_or_ordered_by_table() {
+        let mut command = with_flags(Command::new("agent"), SETTINGS);
+        let short = command.render_help().to_string();
+        assert!(short.contains("--config") && !short.contains("--mirror-listen"), "{short}");
+        let long = command.render_long_help().to_string();
+        let (table, flag) = (long.find("\nmirror:\n"), long.find("--mirror-listen"));
+        assert!(table.is_some() && table < flag, "{long}");
     }
 
     #[test]
