@@ -17,7 +17,8 @@ pub struct ByteRange {
 pub enum RequestedRange {
     /// `bytes=N-`
     From(u64),
-    /// `bytes=N-M`, both inclusive.
+    /// `bytes=N-M`, both inclusive; one that ends before it begins cannot be satisfied. HTTP lets a
+    /// server ignore it as well, but who asked for a part shall not get the whole.
     Between(u64, u64),
     /// `bytes=-N`: the last N bytes.
     Last(u64),
@@ -79,7 +80,7 @@ impl RequestedRange {
         }
         let (first, last) = spec.split_once('-')?;
         match (digits(first), digits(last)) {
-            (Some(first), Some(last)) if first <= last => Some(Self::Between(first, last)),
+            (Some(first), Some(last)) => Some(Self::Between(first, last)),
             (Some(first), None) if last.is_empty() => Some(Self::From(first)),
             (None, Some(count)) if first.is_empty() => Some(Self::Last(count)),
             _ => None,
@@ -126,15 +127,15 @@ mod tests {
         let outside = Some(Err(InvalidRange { size: 10 }));
         assert_eq!(resolved("bytes=10-", 10), outside);
         assert_eq!(resolved("bytes=11-20", 10), outside);
+        assert_eq!(resolved("bytes=5-2", 10), outside);
+        assert_eq!(resolved("bytes=5-4", 10), outside);
         assert_eq!(resolved("bytes=-0", 10), outside);
         assert_eq!(resolved("bytes=0-", 0), Some(Err(InvalidRange { size: 0 })));
     }
 
     #[test]
     fn answers_the_whole_where_the_header_says_nothing_sensible() {
-        for header in
-            ["bytes=1-2,4-5", "items=0-1", "bytes=5-2", "bytes=-", "bytes=+1-2", "bytes=a-"]
-        {
+        for header in ["bytes=1-2,4-5", "items=0-1", "bytes=-", "bytes=+1-2", "bytes=a-"] {
             assert_eq!(RequestedRange::parse(header), None, "{header}");
         }
     }

@@ -36,6 +36,7 @@ macro_rules! conforms {
                 a_part_of_a_blob_is_pulled_by_its_range,
                 a_pull_goes_on_where_it_broke_off,
                 a_range_outside_a_blob_can_not_be_satisfied,
+                a_range_that_ends_before_it_begins_can_not_be_satisfied,
                 a_registry_says_that_it_is_one,
                 an_unknown_blob_is_not_found,
                 an_unknown_manifest_is_not_found,

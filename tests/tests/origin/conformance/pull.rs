@@ -151,6 +151,20 @@ pub(super) async fn a_range_outside_a_blob_can_not_be_satisfied(repository: &Rep
     }
 }
 
+/// RFC 9110, 14.2: a server may ignore or reject it; to who asked for a part the whole is a wrong
+/// one.
+pub(super) async fn a_range_that_ends_before_it_begins_can_not_be_satisfied(
+    repository: &Repository,
+) {
+    let blob = Content::layer(1000);
+    repository.push(&blob).await;
+    for range in ["bytes=500-0", "bytes=500-499"] {
+        let request = repository.request(Method::GET, &format!("blobs/{}", blob.digest));
+        let refused = answer(request.header("range", range)).await.is(416);
+        assert_eq!(refused.header("content-range"), "bytes */1000");
+    }
+}
+
 /// "Resumable Pull": the rest of a blob is the same blob's rest.
 pub(super) async fn a_pull_goes_on_where_it_broke_off(repository: &Repository) {
     let blob = Content::layer(300_000);
