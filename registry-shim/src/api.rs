@@ -48,10 +48,12 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// Source: RFC 7234 5.5.1. What the answer tells may have changed, and the store or the upstream
-/// that would know cannot be asked.
-const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
+/// What the answer tells may have changed, and the store or the upstream that would know cannot be
+/// asked. The specification's "Warnings" leaves no code but 299, not even HTTP's own for this.
+const STALE: HeaderValue = HeaderValue::from_static("299 - \"Response is stale\"");
 
 type Answer = Result<Response<Body>, ApiError>;
 
@@ -164,12 +166,13 @@ async fn dispatch(
     if let (Route::Token, "GET" | "POST") = (&route, method.as_str()) {
         return Box::pin(token::issue(registry, parts, peer, body, trail)).await;
     }
-    let route = match query.get("ns") {
-        Some(ns) if !registry.upstreams.is_empty() => route.renamed(|name| {
-            let local = registry.upstreams.local_name(&ns, name);
+    let namespace = query.get("ns").filter(|_| !registry.upstreams.is_empty());
+    let route = match &namespace {
+        Some(ns) => route.renamed(|name| {
+            let local = registry.upstreams.local_name(ns, name);
             local.ok_or_else(|| ApiError::new(ErrorCode::NameUnknown, "ns is not fronted here"))
         })?,
-        _ => route,
+        None => route,
     };
     let actor = gate::actor(registry, parts, peer, &route).await;
     if let Some(throttle) = &registry.throttle {
@@ -179,29 +182,48 @@ async fn dispatch(
     if trail.is_noted() {
         trail.actor = Some(call.actor.clone());
     }
-    match (route, method.as_str()) {
-        (Route::Base, "GET" | "HEAD") => base::get(&call),
-        (Route::Catalog, "GET" | "HEAD") => catalog::list(&call).await,
-        (Route::Tags(name), "GET" | "HEAD") => tag::list(&call, &name).await,
+    let answer = act(&call, route, body).await;
+    match namespace.and_then(|ns| HeaderValue::from_str(&ns).ok()) {
+        Some(ns) => within_namespace(answer, ns),
+        None => answer,
+    }
+}
+
+/// Tells that the request was read within `ns`.
+fn within_namespace(answer: Answer, ns: HeaderValue) -> Answer {
+    match answer {
+        Ok(mut response) => {
+            response.headers_mut().insert(OCI_NAMESPACE, ns);
+            Ok(response)
+        }
+        Err(error) => Err(error.with_header(OCI_NAMESPACE, ns)),
+    }
+}
+
+async fn act(call: &Call<'_>, route: Route<'_>, body: &mut Incoming) -> Answer {
+    match (route, call.method.as_str()) {
+        (Route::Base, "GET" | "HEAD") => base::get(call),
+        (Route::Catalog, "GET" | "HEAD") => catalog::list(call).await,
+        (Route::Tags(name), "GET" | "HEAD") => tag::list(call, &name).await,
         (Route::Referrers(name, digest), "GET" | "HEAD") => {
-            referrer::list(&call, &name, &digest).await
+            referrer::list(call, &name, &digest).await
         }
         (Route::Manifest(name, reference), "GET" | "HEAD") => {
-            manifest::get(&call, &name, &reference).await
+            manifest::get(call, &name, &reference).await
         }
         (Route::Manifest(name, reference), "PUT") => {
-            manifest::put(&call, &name, &reference, body).await
+            manifest::put(call, &name, &reference, body).await
         }
         (Route::Manifest(name, reference), "DELETE") => {
-            manifest::delete(&call, &name, &reference).await
+            manifest::delete(call, &name, &reference).await
         }
-        (Route::Blob(name, digest), "GET" | "HEAD") => blob::get(&call, &name, &digest).await,
-        (Route::Blob(name, digest), "DELETE") => blob::delete(&call, &name, &digest).await,
-        (Route::Uploads(name), "POST") => upload::begin(&call, &name, body).await,
-        (Route::Upload(name, id), "GET" | "HEAD") => upload::status(&call, &name, id).await,
-        (Route::Upload(name, id), "PATCH") => upload::append(&call, &name, id, body).await,
-        (Route::Upload(name, id), "PUT") => upload::finish(&call, &name, id, body).await,
-        (Route::Upload(name, id), "DELETE") => upload::cancel(&call, &name, id).await,
+        (Route::Blob(name, digest), "GET" | "HEAD") => blob::get(call, &name, &digest).await,
+        (Route::Blob(name, digest), "DELETE") => blob::delete(call, &name, &digest).await,
+        (Route::Uploads(name), "POST") => upload::begin(call, &name, body).await,
+        (Route::Upload(name, id), "GET" | "HEAD") => upload::status(call, &name, id).await,
+        (Route::Upload(name, id), "PATCH") => upload::append(call, &name, id, body).await,
+        (Route::Upload(name, id), "PUT") => upload::finish(call, &name, id, body).await,
+        (Route::Upload(name, id), "DELETE") => upload::cancel(call, &name, id).await,
         (route, _) => Err(not_allowed(&route)),
     }
 }
@@ -277,12 +299,12 @@ fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// A JSON answer; a HEAD gets its length only.
 /// A tag or a list that may not be the latest.
 fn mark_stale(response: &mut Response<Body>) {
     response.headers_mut().insert(WARNING, STALE);
 }
 
+/// A JSON answer; a HEAD gets its length only.
 fn json(
     call: &Call<'_>,
     media_type: &'static str,

@@ -21,9 +21,9 @@ pub(super) type Body = UnsyncBoxBody<Bytes, TailError>;
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCTETS: &str = "application/octet-stream";
-/// RFC 7234, section 5.5.1.
+/// distribution-spec 1.1, "Warnings", has one code and one agent for all of them.
 const STALE: HeaderValue =
-    HeaderValue::from_static(r#"110 longshore-agent "Response is Stale: origin unreachable""#);
+    HeaderValue::from_static(r#"299 - "Response is stale: origin unreachable""#);
 
 /// `/v2/`: yes, a registry.
 pub(super) fn base() -> Response<Body> {

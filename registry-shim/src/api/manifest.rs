@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 use super::body::read_whole;
 use super::{
-    Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, empty, header_value, mark_stale,
-    upstream,
+    Answer, ApiError, Body, CONTENT_DIGEST, Call, OCI_SUBJECT, OCI_TAG, empty, header_value,
+    mark_stale, upstream,
 };
 use crate::auth::Action;
 use crate::registry::now_ms;
@@ -26,7 +26,7 @@ use crate::storage::{Item, Referrer, StoredManifest, TagRecord};
 /// References of one manifest that are looked for at once.
 const READS_IN_FLIGHT_MAX: usize = 16;
 
-/// Tags that one push may give to a digest.
+/// Tags that one push may give to a digest. The specification's next version asks for ten.
 const TAGS_MAX: usize = 32;
 
 /// What a referrer's listing needs beyond [`Manifest`].
@@ -144,7 +144,12 @@ pub(super) async fn put(
     for tag in &tags {
         storage.put_tag(repository, tag, record.clone()).await?;
     }
-    Ok(created(repository, &digest, subject.as_ref()))
+    let mut response = created(repository, &digest, subject.as_ref());
+    if let Reference::Digest(_) = reference {
+        let tags = tags.iter().map(|tag| (OCI_TAG, header_value(tag.as_str())));
+        response.headers_mut().extend(tags);
+    }
+    Ok(response)
 }
 
 pub(super) async fn delete(
@@ -198,7 +203,8 @@ fn named_tags(call: &Call<'_>, reference: &Reference) -> Result<Vec<Tag>, ApiErr
         .collect::<Result<_, _>>()?;
     if tags.len() > TAGS_MAX {
         let message = format!("more than {TAGS_MAX} tags at once");
-        return Err(ApiError::new(ErrorCode::ManifestInvalid, message));
+        let refused = ApiError::new(ErrorCode::ManifestInvalid, message);
+        return Err(refused.with_status(StatusCode::URI_TOO_LONG));
     }
     Ok(tags)
 }

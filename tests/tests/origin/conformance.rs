@@ -97,6 +97,7 @@ macro_rules! conforms {
                 layers_that_must_not_be_distributed_may_be_missing,
                 only_a_subject_is_acknowledged,
                 parameters_of_a_media_type_are_ignored,
+                the_tags_of_a_digest_are_acknowledged,
                 what_is_neither_tag_nor_digest_is_refused,
                 what_is_no_manifest_is_refused,
             }

@@ -197,7 +197,7 @@ async fn tags_and_lists_that_the_replica_answers_for_carry_a_warning() {
     }
 
     world.eu.set(Mode::Failing);
-    let stale = Some("110 - \"Response is Stale\"".to_owned());
+    let stale = Some("299 - \"Response is stale\"".to_owned());
     // Also before the outage is noticed, and by whichever call.
     assert_eq!(registry.warning(may_have_changed[0]).await, stale);
     registry.ready(|text| text.contains("failed over")).await;

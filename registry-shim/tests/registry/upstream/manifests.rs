@@ -34,6 +34,21 @@ async fn many_who_ask_for_a_tag_ask_once() {
     assert_eq!((fake.count("GET", "/manifests/"), fake.count("HEAD", "/manifests/")), (1, 0));
 }
 
+/// distribution-spec 1.1, "Registry Proxying".
+#[tokio::test]
+async fn an_answer_within_a_namespace_names_it() {
+    let (fake, registry) = fronted("").await;
+    put(&fake, b"one");
+    for (tag, status) in [("v1", StatusCode::OK), ("v2", StatusCode::NOT_FOUND)] {
+        let path = format!("/v2/library/web/manifests/{tag}?ns=docker.io");
+        let got = registry.get(&path).await;
+        assert_eq!((got.status(), header(&got, "oci-namespace").as_str()), (status, "docker.io"));
+    }
+    assert!(!registry.get(TAG).await.headers().contains_key("oci-namespace"));
+    let unknown = registry.get("/v2/library/web/manifests/v1?ns=example.com").await;
+    assert!(!unknown.headers().contains_key("oci-namespace"));
+}
+
 #[tokio::test]
 async fn a_tag_is_confirmed_by_a_head_and_followed_when_it_moves() {
     for no_digest in [false, true] {
@@ -60,7 +75,7 @@ async fn an_outage_is_answered_from_what_is_kept_and_says_so() {
         assert_eq!(digest_of(&registry, TAG).await, digest);
         fake.conduct(|conduct| conduct.status = Some(failure));
         let got = registry.get(TAG).await;
-        assert_eq!(header(&got, "warning"), "110 - \"Response is Stale\"", "{failure:?}");
+        assert_eq!(header(&got, "warning"), "299 - \"Response is stale\"", "{failure:?}");
         assert_eq!(header(&got, "docker-content-digest"), digest);
         assert!(registry.metric("longshore_registry_upstream_stale_answers_total").await > 0);
         // What never came is no 404 for it.

@@ -95,6 +95,24 @@ pub(super) async fn a_manifest_of_four_mebibytes_is_taken_and_more_is_413(reposi
     repository.get("manifests/larger").await.is(404);
 }
 
+/// Beyond 1.1.1, the next version's "Pushing Manifests": the tags of a push by digest are
+/// acknowledged, ten at least are taken, and too many are 414.
+pub(super) async fn the_tags_of_a_digest_are_acknowledged(repository: &Repository) {
+    let image = a_manifest(repository).await;
+    let tags: Vec<String> = (0..10).map(|number| format!("t{number}")).collect();
+    let reference = format!("{}?tag={}", image.digest, tags.join("&tag="));
+    let put = repository.put_manifest(&reference, &image).await.is(201);
+    assert_eq!(put.all("oci-tag"), tags);
+    let list = repository.get("tags/list").await.is(200).json();
+    assert_eq!(list["tags"], json!(tags));
+    let many = format!("{}{}", image.digest, "&tag=x".repeat(100).replacen('&', "?", 1));
+    repository.put_manifest(&many, &image).await.is(414);
+    repository.get("manifests/x").await.is(404);
+    let none = repository.put_manifest("v1?tag=v2", &image).await.is(201);
+    assert!(!none.has("oci-tag"));
+    repository.get("manifests/v2").await.is(404);
+}
+
 /// Code MANIFEST_INVALID.
 pub(super) async fn what_is_no_manifest_is_refused(repository: &Repository) {
     let config = Content::config();

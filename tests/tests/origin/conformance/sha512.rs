@@ -145,7 +145,8 @@ pub(super) async fn a_tag_may_come_with_the_digest_that_it_names(repository: &Re
 pub(super) async fn a_digest_may_come_with_tags(repository: &Repository) {
     let image = image(repository).await;
     let reference = format!("{}?tag=one&tag=two", image.digest);
-    repository.put_manifest(&reference, &image).await.is(201);
+    let put = repository.put_manifest(&reference, &image).await.is(201);
+    assert_eq!(put.all("oci-tag"), ["one", "two"]);
     for tag in ["one", "two"] {
         let got = repository.get(&format!("manifests/{tag}")).await.is(200);
         assert_eq!(got.header("docker-content-digest"), image.digest);

@@ -236,6 +236,13 @@ impl Answer {
         value.to_str().expect("a header in ASCII")
     }
 
+    /// The values of a header that may come several times.
+    #[track_caller]
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        let values = self.headers.get_all(name).iter();
+        values.map(|value| value.to_str().expect("a header in ASCII")).collect()
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.headers.contains_key(name)
     }
