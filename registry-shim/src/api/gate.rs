@@ -72,8 +72,18 @@ impl Call<'_> {
         action: Action,
         repository: &RepositoryName,
     ) -> Result<(), ApiError> {
+        self.authorize_for(Wanted::Repository(action, repository), action, repository)
+    }
+
+    /// As [`Call::authorize`], where the request wants more than that and its refusal says so.
+    pub(super) fn authorize_for(
+        &self,
+        wanted: Wanted<'_>,
+        action: Action,
+        repository: &RepositoryName,
+    ) -> Result<(), ApiError> {
         let allowed = self.registry.auth.authorize(&self.actor, action, repository);
-        allowed.map_err(|error| self.refuse(error, Wanted::Repository(action, repository)))
+        allowed.map_err(|error| self.refuse(error, wanted))
     }
 
     /// Whether the caller may look at `/v2/`.
@@ -88,7 +98,7 @@ impl Call<'_> {
         allowed.map_err(|error| self.refuse(error, Wanted::Catalog))
     }
 
-    fn refuse(&self, error: AuthError, wanted: Wanted<'_>) -> ApiError {
+    pub(super) fn refuse(&self, error: AuthError, wanted: Wanted<'_>) -> ApiError {
         refusal(self.registry, error, wanted, self.authority, self.peer)
     }
 }

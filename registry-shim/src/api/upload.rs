@@ -17,7 +17,7 @@ use super::route::repository as repository_name;
 use super::{
     Answer, ApiError, Body, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, header_value, upstream,
 };
-use crate::auth::Action;
+use crate::auth::{Action, AuthError, Wanted};
 use crate::registry::now_ms;
 use crate::storage::{Charge, Progress, Session, UploadError};
 
@@ -32,12 +32,18 @@ pub(super) async fn begin(
     repository: &RepositoryName,
     body: &mut Incoming,
 ) -> Answer {
-    call.authorize(Action::Push, repository)?;
+    let from = call.query.get("from").filter(|_| call.query.get("mount").is_some());
+    let from = from.map(|from| repository_name(&from)).transpose()?;
+    let wanted = match &from {
+        Some(from) => Wanted::Mount { from, to: repository },
+        None => Wanted::Repository(Action::Push, repository),
+    };
+    call.authorize_for(wanted, Action::Push, repository)?;
     let fronted = call.fronted_for_push(repository)?.is_some();
     // An upstream does not see what lies in other repositories here: its pusher uploads.
-    if let Some(digest) = call.query.get("mount")
+    if let (Some(digest), Some(from)) = (call.query.get("mount"), from)
         && !fronted
-        && mount(call, repository, &digest).await?
+        && mount(call, repository, &digest, &from).await?
     {
         return Ok(created(repository, &digest.parse()?));
     }
@@ -72,16 +78,22 @@ async fn mount(
     call: &Call<'_>,
     repository: &RepositoryName,
     digest: &str,
+    from: &RepositoryName,
 ) -> Result<bool, ApiError> {
-    let Some(from) = call.query.get("from") else { return Ok(false) };
     let digest: Digest = digest.parse()?;
-    let from = repository_name(&from)?;
     // Another region's bytes lie in another store.
-    let apart = !call.registry.same_home(&from, repository);
-    if apart || call.authorize(Action::Pull, &from).is_err() {
+    if !call.registry.same_home(from, repository) {
         return Ok(false);
     }
-    let Some(pointer) = call.storage(&from).member(&from, &digest).await? else { return Ok(false) };
+    match call.registry.auth.authorize(&call.actor, Action::Pull, from) {
+        Ok(()) => {}
+        // Who may read it has only to ask for a token that says so.
+        Err(AuthError::Scope) => {
+            return Err(call.refuse(AuthError::Scope, Wanted::Mount { from, to: repository }));
+        }
+        Err(_) => return Ok(false),
+    }
+    let Some(pointer) = call.storage(from).member(from, &digest).await? else { return Ok(false) };
     let storage = call.storage(repository).storage();
     let paid = call.registry.quota.pay(storage, repository, digest, pointer.size).await?;
     if !storage.add_member(repository, &digest, &pointer).await? {

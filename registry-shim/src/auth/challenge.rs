@@ -17,6 +17,13 @@ pub enum Wanted<'a> {
     Catalog,
     /// Something of a repository.
     Repository(Action, &'a RepositoryName),
+    /// To make a blob of one repository another's.
+    Mount {
+        /// Where it lies.
+        from: &'a RepositoryName,
+        /// Where it shall be.
+        to: &'a RepositoryName,
+    },
 }
 
 /// Where the client thinks that it is.
@@ -87,6 +94,9 @@ fn realm(at: Challenge<'_>) -> String {
 fn scope(wanted: Wanted<'_>) -> Option<String> {
     match wanted {
         Wanted::Base => None,
+        Wanted::Mount { from, to } => {
+            Some(format!("repository:{to}:pull,push repository:{from}:pull"))
+        }
         Wanted::Catalog => Some("registry:catalog:*".to_owned()),
         Wanted::Repository(action, repository) => {
             // Who pushes looks first at what is there.

@@ -223,6 +223,30 @@ async fn the_catalog_shows_what_the_caller_may_pull_and_a_mount_reads_its_source
 }
 
 #[tokio::test]
+async fn a_mount_asks_for_both_repositories_and_for_what_its_token_lacks() {
+    let guarded = Guarded::start(|config| {
+        config.auth.rule.push(rule("user:bob", "bob/*", &[RuleAction::All]));
+    })
+    .await;
+    let alice = guarded.token("alice", "repository:team/app:*").await;
+    guarded.push(&alice, "team/app").await;
+    let layer = sha256(b"layer");
+    let mount = |from: &str| format!("/v2/bob/x/blobs/uploads/?mount={layer}&from={from}");
+    let both = "repository:bob/x:pull,push repository:team/app:pull";
+    let narrow = guarded.token("bob", "repository:bob/x:pull,push").await;
+    for token in ["", &narrow] {
+        let refused = guarded.send(token, Method::POST, &mount("team/app")).await;
+        let challenge = header(&refused, WWW_AUTHENTICATE.as_str());
+        assert_eq!(refusal(refused).await, refused_as_unknown());
+        assert_eq!(parameter(&challenge, "scope"), both);
+    }
+    let wide = guarded.token("bob", both).await;
+    assert_eq!(guarded.status(&wide, Method::POST, &mount("team/app")).await, 201);
+    // No token would help here: the client uploads.
+    assert_eq!(guarded.status(&narrow, Method::POST, &mount("hidden/x")).await, 202);
+}
+
+#[tokio::test]
 async fn wrong_passwords_are_refused_and_slowed_down() {
     let guarded = Guarded::start(|_| {}).await;
     for _ in 0..10 {
