@@ -95,6 +95,51 @@ pub(super) async fn a_manifest_of_four_mebibytes_is_taken_and_more_is_413(reposi
     repository.get("manifests/larger").await.is(404);
 }
 
+/// "at least 4 megabytes", of JSON.
+pub(super) async fn a_manifest_of_many_annotations_is_taken(repository: &Repository) {
+    let image = a_manifest(repository).await;
+    let mut json: serde_json::Value = serde_json::from_slice(&image.bytes).unwrap();
+    let annotation = |number| (format!("org.example.{number}"), json!("A".repeat(10_000)));
+    json["annotations"] = (0..390).map(annotation).collect();
+    let large = Content::manifest(json);
+    assert!(large.bytes.len() > 3_900_000);
+    repository.put_manifest("annotated", &large).await.is(201);
+    assert!(repository.get("manifests/annotated").await.is(200).body == large.bytes);
+}
+
+/// RFC 9112, 7.1: a client that streams does not say how long the manifest is.
+pub(super) async fn a_manifest_of_unknown_length_is_taken(repository: &Repository) {
+    let image = a_manifest(repository).await;
+    let halves: Vec<_> =
+        image.bytes.chunks(100).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
+    let body = reqwest::Body::wrap_stream(futures::stream::iter(halves));
+    let put = repository.request(Method::PUT, "manifests/v1").header("content-type", IMAGE);
+    answer(put.body(body)).await.is(201);
+    assert_eq!(repository.get("manifests/v1").await.is(200).body, image.bytes);
+}
+
+/// image-spec, "Descriptors": `data` is the content once more; the blobs are pushed all the same.
+pub(super) async fn descriptors_may_hold_their_content(repository: &Repository) {
+    let (config, layer) = (Content::config(), Content::new("text/plain", "a file"));
+    repository.push(&config).await;
+    repository.push(&layer).await;
+    let with_data = |content: &Content, data: &str| {
+        let mut descriptor = content.descriptor();
+        descriptor["data"] = json!(data);
+        descriptor
+    };
+    let image = Content::manifest(json!({
+        "schemaVersion": 2, "mediaType": IMAGE, "config": config.descriptor(),
+        "layers": [with_data(&layer, "YSBmaWxl")],
+    }));
+    repository.put_manifest("v1", &image).await.is(201);
+    let index = Content::manifest(json!({
+        "schemaVersion": 2, "mediaType": INDEX, "manifests": [with_data(&image, "e30=")],
+    }));
+    repository.put_manifest("list", &index).await.is(201);
+    assert_eq!(repository.get("manifests/list").await.is(200).body, index.bytes);
+}
+
 /// Beyond 1.1.1, the next version's "Pushing Manifests": the tags of a push by digest are
 /// acknowledged, ten at least are taken, and too many are 414.
 pub(super) async fn the_tags_of_a_digest_are_acknowledged(repository: &Repository) {

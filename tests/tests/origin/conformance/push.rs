@@ -61,6 +61,19 @@ pub(super) async fn a_closing_put_of_other_bytes_is_refused(repository: &Reposit
     repository.lacks(&sha256(b"bytes")).await;
 }
 
+/// "Pushing a blob in chunks": what the chunks make has to be what the closing PUT names, with a last
+/// chunk of its own and without.
+pub(super) async fn chunks_of_other_bytes_are_refused(repository: &Repository) {
+    for last in [b"".as_slice(), b"bytes"] {
+        let (blob, upload) = (Content::layer(3000), repository.begin().await);
+        let upload = repository.patch(&upload, 0, &blob.bytes).await.is(202).location();
+        let digest = sha256(b"other bytes");
+        repository.close(&upload, &digest, last).await.refused(400, "DIGEST_INVALID");
+        repository.lacks(&digest).await;
+        repository.lacks(&blob.digest).await;
+    }
+}
+
 /// "Pushing a blob in chunks": the closing PUT names the whole blob's digest.
 pub(super) async fn a_closing_put_needs_a_digest(repository: &Repository) {
     let upload = repository.begin().await;
@@ -221,6 +234,13 @@ pub(super) async fn a_cancelled_upload_is_unknown(repository: &Repository) {
     let closed = repository.close(&upload, &blob.digest, b"").await;
     closed.refused(404, "BLOB_UPLOAD_UNKNOWN");
     repository.lacks(&blob.digest).await;
+}
+
+/// "Cancel a blob upload": one that no bytes came for is one all the same.
+pub(super) async fn an_upload_without_bytes_can_be_cancelled(repository: &Repository) {
+    let upload = repository.begin().await;
+    answer(repository.at(Method::DELETE, upload.clone())).await.is(204);
+    repository.get_url(upload).await.refused(404, "BLOB_UPLOAD_UNKNOWN");
 }
 
 /// "Endpoints": 404 where there is no upload.
