@@ -21,6 +21,8 @@ mod listing;
 mod manifest;
 mod metrics;
 mod push;
+mod reach;
+mod relay;
 mod secret;
 mod source;
 mod spool;
@@ -42,6 +44,8 @@ pub(crate) use error::UpstreamError;
 pub(crate) use fills::Blob;
 pub(crate) use manifest::Tagged;
 pub use metrics::UpstreamsMetrics;
+pub(crate) use push::Stored;
+pub(crate) use relay::{Relay, Relaying};
 
 use crate::cache::CachedStorage;
 use crate::config::{self, PushMode, UpstreamRegistry};
@@ -61,6 +65,8 @@ const MANIFESTS_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const MANIFESTS_KEPT: Duration = Duration::from_secs(10);
 const SIZES_MAX: u64 = 10_000;
 const SIZES_KEPT: Duration = Duration::from_secs(60);
+/// A pusher that was told to come back does so within this.
+const PUSHED_KEPT: Duration = Duration::from_secs(20);
 const ANSWERS_MAX: u64 = 10_000;
 /// What an entry costs beside its content.
 const ENTRY_BYTES: usize = 512;
@@ -86,6 +92,8 @@ pub(crate) struct Upstream {
     tags: Cache<InRepository<Tag>, Tagged>,
     manifests: Cache<InRepository<Digest>, Arc<StoredManifest>>,
     sizes: Cache<InRepository<Digest>, u64>,
+    /// Blobs that are being pushed, or were a moment ago.
+    pushes: Cache<InRepository<Digest>, ()>,
     /// What it said no to, for some seconds.
     answers: Cache<InRepository<String>, UpstreamError>,
     metrics: UpstreamMetrics,
@@ -99,6 +107,7 @@ struct Shared {
     abandoned_bytes_max: u64,
     abandoned: Duration,
     quota: Arc<Quota>,
+    push_wait: Duration,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -127,6 +136,7 @@ impl Upstreams {
             abandoned_bytes_max: config.abandoned_bytes_max,
             abandoned: Duration::from_secs(config.abandoned_s),
             quota,
+            push_wait: Duration::from_secs(config.push_wait_s),
             tasks,
             ended,
         });
@@ -226,6 +236,7 @@ impl Upstream {
                 .time_to_live(MANIFESTS_KEPT)
                 .build(),
             sizes: Cache::builder().max_capacity(SIZES_MAX).time_to_live(SIZES_KEPT).build(),
+            pushes: Cache::builder().max_capacity(SIZES_MAX).time_to_live(PUSHED_KEPT).build(),
             answers: Cache::builder().max_capacity(ANSWERS_MAX).time_to_live(absent).build(),
             metrics,
             shared,

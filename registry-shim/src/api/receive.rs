@@ -8,9 +8,10 @@ use longshore_proto::ErrorCode;
 use tokio_util::task::TaskTracker;
 
 use super::body::next_bytes;
-use super::{ApiError, Call, chunk};
+use super::{ApiError, Call, chunk, upstream};
 use crate::quota::{Intake, QuotaError};
 use crate::storage::{Appender, Progress, Session, Storage};
+use crate::upstream::{Relay, Relaying, UpstreamError};
 
 /// What becomes of the bytes of a request that broke off.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Receiving {
     before: u64,
     /// `None` while bytes are being written: a write that was given up leaves nothing to go on with.
     appender: Option<Appender>,
+    /// To an upstream, as it comes.
+    relaying: Option<Relaying>,
 }
 
 impl Receiving {
@@ -42,16 +45,22 @@ impl Receiving {
         let (storage, tasks) = (storage.clone(), call.registry.tasks.clone());
         let before = progress.offset();
         let appender = Some(storage.append(progress));
-        Self { storage, tasks, broken, before, appender }
+        Self { storage, tasks, broken, before, appender, relaying: None }
     }
 
-    /// Reads the whole body.
+    /// What comes goes to an upstream too.
+    pub(super) fn passing_on(mut self, relaying: Option<Relaying>) -> Self {
+        self.relaying = relaying;
+        self
+    }
+
+    /// Reads the whole body; where an upstream then stands, if it took part.
     pub(super) async fn all(
         mut self,
         call: &Call<'_>,
         body: &mut Incoming,
         intake: &mut Intake,
-    ) -> Result<Appender, ApiError> {
+    ) -> Result<(Appender, Option<Relay>), ApiError> {
         let expected = chunk::announced_length(call.headers)?;
         if let Some(length) = expected.or_else(|| chunk::content_length(call.headers)) {
             let total = self.before.saturating_add(length);
@@ -62,6 +71,9 @@ impl Receiving {
             call.registry.metrics.received_bytes.inc_by(bytes.len() as u64);
             total += bytes.len() as u64;
             self.unless_refused(intake.arrived(total).await)?;
+            if let Some(relaying) = &mut self.relaying {
+                relaying.send(bytes.clone()).await;
+            }
             let Some(mut appender) = self.appender.take() else { break };
             if let Err(error) = appender.write(bytes).await {
                 appender.abort().await;
@@ -69,6 +81,10 @@ impl Receiving {
             }
             self.appender = Some(appender);
         }
+        let relay = match self.relaying.take() {
+            Some(relaying) => self.unless_denied(relaying.finish().await)?,
+            None => None,
+        };
         let appender = self.appender.take().expect("every write gave it back");
         match expected {
             Some(length) if self.before + length != appender.offset() => {
@@ -76,7 +92,7 @@ impl Receiving {
                 let message = "body does not have the length that Content-Range says";
                 Err(ApiError::new(ErrorCode::SizeInvalid, message))
             }
-            _ => Ok(appender),
+            _ => Ok((appender, relay)),
         }
     }
 }
@@ -88,6 +104,14 @@ impl Receiving {
             self.broken = Broken::Dropped;
         }
         Ok(asked?)
+    }
+
+    /// Nor does what an upstream will never take.
+    fn unless_denied<T>(&mut self, relayed: Result<T, UpstreamError>) -> Result<T, ApiError> {
+        relayed.map_err(|error| {
+            self.broken = Broken::Dropped;
+            upstream::push_refused(error)
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::auth::{Action, AuthError, Wanted};
 use crate::registry::now_ms;
-use crate::storage::{Charge, Progress, Session, UploadError};
+use crate::storage::{Charge, Note, Progress, Session, UploadError};
 
 /// How long the closing request waits for bytes that are read again: clients give up when an
 /// answer takes 30 s.
@@ -119,10 +119,13 @@ pub(super) async fn append(
     check_order(call, &session, progress.offset())?;
     let storage = call.storage(repository).storage();
     // Whoever comes back asks how far the upload is, so what came of a broken request counts.
+    let relaying = upstream::relaying(call, repository, &progress, None)?;
     let receiving = Receiving::new(call, storage, progress, Broken::Kept(session.clone()));
     // What is kept of this request is no usage yet: its last one pays for all of it.
     let mut intake = call.registry.quota.intake(storage, repository, None);
-    let appender = receiving.all(call, body, &mut intake).await?;
+    let receiving = receiving.passing_on(relaying);
+    let (mut appender, relay) = receiving.all(call, body, &mut intake).await?;
+    appender.annotate(relay.map(|relay| Note::new(relay.to_text())));
     let progress = storage.save_upload(&session, appender).await?;
     Ok(in_progress(StatusCode::ACCEPTED, &session, progress.offset()))
 }
@@ -146,6 +149,7 @@ pub(super) async fn finish(
 
 pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &str) -> Answer {
     let (session, progress) = find(call, repository, id).await?;
+    upstream::cancel_push(call, repository, &progress);
     call.storage(repository).storage().cancel_upload(&session, &progress).await?;
     call.registry.metrics.upload_ended("cancelled");
     Ok(empty(StatusCode::NO_CONTENT))
@@ -213,13 +217,12 @@ async fn commit(
 ) -> Answer {
     let storage = call.storage(repository).storage();
     // A PUT may be sent again as it was, so what came of a broken one is dropped.
-    let receiving = Receiving::new(call, storage, progress, Broken::Dropped);
+    let relaying = upstream::relaying(call, repository, &progress, Some(*digest))?;
+    let receiving = Receiving::new(call, storage, progress, Broken::Dropped).passing_on(relaying);
     let mut intake = call.registry.quota.intake(storage, repository, Some(*digest));
-    let progress = receiving.all(call, body, &mut intake).await?.finish().await?;
-    if let Err(error) = upstream::push_blob(call, repository, &progress, digest).await {
-        storage.discard_unsaved(&progress).await;
-        return Err(error);
-    }
+    let (appender, relay) = receiving.all(call, body, &mut intake).await?;
+    let progress = appender.finish().await?;
+    let progress = upstream::push_blob(call, repository, progress, digest, relay).await?;
     let verified = storage.verify(progress, digest).await;
     if let Err(UploadError::WrongDigest { .. }) = &verified {
         call.registry.metrics.upload_ended("refused");

@@ -10,9 +10,14 @@ use http::{Response, StatusCode};
 use longshore_proto::{ByteRange, Digest, ErrorCode, Reference, RepositoryName, Tag};
 
 use super::blob::asked_range;
-use super::{ApiError, Body, CONTENT_DIGEST, Call, header_value};
+use super::{ApiError, Body, CONTENT_DIGEST, Call, chunk, header_value};
 use crate::storage::{Pointer, Progress, Referrer, StoredManifest};
-use crate::upstream::{Blob, Fronted, Tagged, UpstreamError};
+use crate::upstream::{Blob, Fronted, Relay, Relaying, Stored, Tagged, UpstreamError};
+
+/// A push of fewer bytes goes to the upstream with its closing request: one round trip less.
+const RELAY_BYTES_MIN: u64 = 1024 * 1024;
+/// When a pusher may come back whose upstream takes longer than clients wait.
+const PUSH_RETRY_AFTER: &str = "10";
 
 impl Call<'_> {
     /// The upstream's side of a repository; none of this registry's own.
@@ -132,22 +137,82 @@ fn kept_or<T>(
     Err(answer(error, unknown))
 }
 
-/// Gives the upstream a blob whose bytes have all arrived here.
-pub(super) async fn push_blob(
+/// Passes a request's bytes on as they come; `None` where they are nobody's, or so few that the
+/// closing request sends them. `digest` is that of a closing request.
+pub(super) fn relaying(
     call: &Call<'_>,
     repository: &RepositoryName,
     progress: &Progress,
+    digest: Option<Digest>,
+) -> Result<Option<Relaying>, ApiError> {
+    let Some(fronted) = call.fronted_for_push(repository)? else { return Ok(None) };
+    let (relay, length) = (relay_of(progress), chunk::content_length(call.headers));
+    let few = length.is_some_and(|length| length <= RELAY_BYTES_MIN);
+    if few && digest.is_some() && relay.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(fronted.relaying(relay, progress.offset(), length, digest)))
+}
+
+/// What the upstream has of an upload does not go on either.
+pub(super) fn cancel_push(call: &Call<'_>, repository: &RepositoryName, progress: &Progress) {
+    if let (Some(fronted), Some(relay)) = (call.fronted(repository), relay_of(progress)) {
+        fronted.give_up(relay);
+    }
+}
+
+fn relay_of(progress: &Progress) -> Option<Relay> {
+    Relay::from_text(progress.note()?.text())
+}
+
+/// Gives the upstream a blob whose bytes have all arrived here. An upstream that takes longer than
+/// clients wait goes on with it, and the client is told to come back; a push that fails leaves
+/// nothing of its last request.
+pub(super) async fn push_blob(
+    call: &Call<'_>,
+    repository: &RepositoryName,
+    progress: Progress,
     digest: &Digest,
-) -> Result<(), ApiError> {
-    let Some(fronted) = call.fronted_for_push(repository)? else { return Ok(()) };
+    relay: Option<Relay>,
+) -> Result<Progress, ApiError> {
+    let Some(fronted) = call.fronted_for_push(repository)? else { return Ok(progress) };
+    let storage = call.storage(repository).storage().clone();
     let found = progress.digest();
     if found.algorithm() == digest.algorithm() && found != *digest {
+        relay.into_iter().for_each(|relay| fronted.give_up(relay));
+        storage.discard_unsaved(&progress).await;
         let message = format!("uploaded bytes are {found} and not {digest}");
         return Err(ApiError::new(ErrorCode::DigestInvalid, message));
     }
-    let bytes = call.storage(repository).storage().stream_progress(progress);
-    let pushed = fronted.push_blob(digest, progress.offset(), bytes).await;
-    pushed.map_err(|error| answer(error, unknown_name))
+    let stored: Stored = {
+        let (storage, progress) = (storage.clone(), progress.clone());
+        Box::new(move || storage.stream_progress(&progress))
+    };
+    let patience = fronted.push_wait();
+    let (digest, size) = (*digest, progress.offset());
+    let mut push = Box::pin(async move { fronted.push_blob(digest, size, relay, stored).await });
+    match tokio::time::timeout(patience, &mut push).await {
+        Ok(Ok(())) => Ok(progress),
+        Ok(Err(error)) => {
+            storage.discard_unsaved(&progress).await;
+            Err(push_refused(error))
+        }
+        Err(_) => {
+            call.registry.tasks.spawn(async move {
+                // Its end is counted and logged there.
+                let _ = push.await;
+                storage.discard_unsaved(&progress).await;
+            });
+            let message = "the upstream still takes the blob: close the upload later";
+            Err(ApiError::new(ErrorCode::Unavailable, message)
+                .with_header(RETRY_AFTER, HeaderValue::from_static(PUSH_RETRY_AFTER)))
+        }
+    }
+}
+
+/// What a pusher is told of an upstream's failure.
+pub(super) fn push_refused(error: UpstreamError) -> ApiError {
+    answer(error, unknown_name)
 }
 
 /// Gives the upstream a manifest.
@@ -157,7 +222,7 @@ pub(super) async fn push_manifest(
     manifest: &StoredManifest,
 ) -> Result<(), ApiError> {
     let pushed = fronted.push_manifest(reference, &manifest.media_type, &manifest.content).await;
-    pushed.map_err(|error| answer(error, unknown_name))
+    pushed.map_err(push_refused)
 }
 
 fn unknown_manifest() -> ApiError {

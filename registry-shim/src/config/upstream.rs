@@ -33,6 +33,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "seconds for which an upstream's refusal is believed [default: 5]",
     },
     Setting {
+        key: "upstream.push_wait_s",
+        kind: Kind::Number,
+        help: "seconds that a push waits for its upstream to close a blob; then the client is told \
+               to come back, and the upstream is still waited for [default: 20]",
+    },
+    Setting {
         key: "upstream.own_ns",
         kind: Kind::List,
         help: "values of ns that mean this registry's own repositories [default: none]",
@@ -41,6 +47,8 @@ pub(super) const SETTINGS: &[Setting] = &[
 
 /// Longest time for which a refusal may be believed.
 const ABSENT_S_MAX: u64 = 60;
+/// Clients give up when an answer takes 30 s.
+const PUSH_WAIT_S_MAX: u64 = 25;
 /// Most requests that one upstream may see at once.
 const IN_FLIGHT_MAX: u32 = 10_000;
 
@@ -58,6 +66,9 @@ pub struct Upstream {
     /// Seconds for which "not found" and "denied" are believed.
     #[serde(deserialize_with = "absent")]
     pub absent_s: u64,
+    /// Seconds that a push waits for its upstream to close a blob.
+    #[serde(deserialize_with = "push_wait")]
+    pub push_wait_s: u64,
     /// Values of `ns` that mean this registry itself.
     pub own_ns: Vec<String>,
     /// `[[upstream.registry]]`
@@ -89,6 +100,9 @@ pub struct UpstreamRegistry {
     /// `HOST[:PORT]` that tokens may be fetched from; empty: the registry's own.
     #[serde(default)]
     pub realms: Vec<String>,
+    /// `HOST[:PORT]` that it may send this registry to although their addresses are private.
+    #[serde(default)]
+    pub redirects: Vec<String>,
     /// Roots for TLS, PEM; `None`: the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -130,6 +144,7 @@ impl Default for Upstream {
             abandoned_bytes_max: 1024 * 1024 * 1024,
             abandoned_s: 10,
             absent_s: 5,
+            push_wait_s: 20,
             own_ns: Vec::new(),
             registry: Vec::new(),
         }
@@ -175,6 +190,14 @@ fn absent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     Err(D::Error::custom(format!("not between 0 and {ABSENT_S_MAX}")))
 }
 
+fn push_wait<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let seconds = u64::deserialize(from)?;
+    if (1..=PUSH_WAIT_S_MAX).contains(&seconds) {
+        return Ok(seconds);
+    }
+    Err(D::Error::custom(format!("not between 1 and {PUSH_WAIT_S_MAX}")))
+}
+
 fn in_flight<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let count = u32::deserialize(from)?;
     if (1..=IN_FLIGHT_MAX).contains(&count) {
@@ -210,6 +233,8 @@ mod tests {
             format!("{LEAST}push = \"maybe\"\n"),
             format!("{LEAST}password = \"secret\"\n"),
             format!("absent_s = 61\n{LEAST}"),
+            format!("push_wait_s = 0\n{LEAST}"),
+            format!("push_wait_s = 26\n{LEAST}"),
         ] {
             assert!(toml::from_str::<Upstream>(&wrong).is_err(), "{wrong}");
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Pointer, RECORD_VERSION, Segment, SegmentWriter, Storage, StorageError, encode, layout,
+    Note, Pointer, RECORD_VERSION, Segment, SegmentWriter, Storage, StorageError, encode, layout,
 };
 
 /// How long an upload may take: a day.
@@ -40,6 +40,7 @@ pub struct Progress {
     /// How many of them the session knows; those after are this request's own.
     saved: usize,
     hasher: ChainHasher,
+    note: Option<Note>,
 }
 
 /// An upload whose bytes are what its client says, and which is visible nowhere yet.
@@ -103,12 +104,15 @@ pub(super) struct ProgressRecord {
     tail: String,
     total: u64,
     states: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<Note>,
 }
 
 impl Progress {
     /// Nothing yet.
     pub fn new(algorithm: Algorithm) -> Self {
-        Self { segments: Vec::new(), saved: 0, hasher: ChainHasher::new(algorithm) }
+        let hasher = ChainHasher::new(algorithm);
+        Self { segments: Vec::new(), saved: 0, hasher, note: None }
     }
 
     /// Bytes that have arrived.
@@ -124,6 +128,11 @@ impl Progress {
     /// Of the bytes that have arrived, with the algorithm that the upload began with.
     pub fn digest(&self) -> Digest {
         self.hasher.clone().finish().digest
+    }
+
+    /// What its keeper noted at the end of the last request.
+    pub const fn note(&self) -> Option<&Note> {
+        self.note.as_ref()
     }
 
     pub(super) fn segments(&self) -> &[Segment] {
@@ -146,6 +155,7 @@ impl ProgressRecord {
             tail: STANDARD.encode(saved.tail),
             total: saved.total,
             states: STANDARD.encode(saved.states),
+            note: progress.note.clone(),
         }
     }
 
@@ -160,7 +170,8 @@ impl ProgressRecord {
             total: self.total,
         };
         let hasher = ChainHasher::restore(saved).ok_or_else(|| corrupt("no hash state"))?;
-        Ok(Progress { saved: self.segments.len(), segments: self.segments, hasher })
+        let (saved, segments) = (self.segments.len(), self.segments);
+        Ok(Progress { saved, segments, hasher, note: self.note })
     }
 }
 
@@ -174,6 +185,11 @@ impl Appender {
     /// Gives up: the upload stays where it was.
     pub async fn abort(self) {
         self.writer.abort().await;
+    }
+
+    /// Notes something for the upload's next request.
+    pub fn annotate(&mut self, note: Option<Note>) {
+        self.progress.note = note;
     }
 
     /// Bytes of the upload, these included.
@@ -341,7 +357,7 @@ impl Storage {
         progress: Progress,
         claimed: &Digest,
     ) -> Result<Verified, UploadError> {
-        let Progress { segments, saved, hasher } = progress;
+        let Progress { segments, saved, hasher, note: _ } = progress;
         let hashed = match self.hashed_as(claimed.algorithm(), &segments, hasher).await {
             // Whoever cancelled the upload meanwhile took its bytes.
             Err(StorageError::Corrupt { .. }) => return Err(UploadError::Raced),

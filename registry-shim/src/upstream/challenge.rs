@@ -115,7 +115,8 @@ pub(super) fn authority(url: &Url) -> Option<String> {
     Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
 }
 
-fn with_port(host: &str, url: &Url) -> String {
+/// As [`authority`], of what a configuration names.
+pub(super) fn with_port(host: &str, url: &Url) -> String {
     let default = if url.scheme() == "http" { 80 } else { 443 };
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if has_port { host.to_owned() } else { format!("{host}:{default}") }

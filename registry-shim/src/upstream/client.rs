@@ -11,16 +11,17 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderValue, StatusCode};
-use reqwest::{Certificate, Response, Url};
+use reqwest::{Response, Url};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::answer::{judge, limited, read_bounded};
-use super::ask::Ask;
-use super::challenge::{Challenge, authority, token_url};
+use super::ask::{Ask, To};
+use super::challenge::{Challenge, token_url};
 use super::error::UpstreamError;
 use super::limit::{Limit, Use};
 use super::metrics::UpstreamMetrics;
+use super::reach::Reach;
 use super::secret::Credentials;
 use super::token::{Token, TokenAnswer, Tokens};
 use crate::config::UpstreamRegistry;
@@ -29,7 +30,6 @@ use crate::config::UpstreamRegistry;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// For one try, so that another fits.
 const TRY_TIMEOUT: Duration = Duration::from_secs(8);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Tries after the first.
 const RETRIES_MAX: usize = 2;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -37,15 +37,10 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 const REDIRECTS_MAX: usize = 5;
 /// A token server's answer: some tokens have tens of kilobytes.
 const TOKEN_BYTES_MAX: usize = 256 * 1024;
-/// For a push of a blob, and more for each second that its bytes take at the least rate.
-const PUSH_TIMEOUT: Duration = Duration::from_secs(60);
-const PUSH_BYTES_PER_S_MIN: u64 = 1024 * 1024;
-
 /// One upstream, reached over HTTP.
 #[derive(Debug)]
 pub(super) struct Client {
-    http: reqwest::Client,
-    base: Url,
+    reach: Reach,
     credentials: Option<Credentials>,
     realms: Vec<String>,
     tokens: Tokens,
@@ -65,23 +60,8 @@ enum Shown {
 impl Client {
     /// Reads what the configuration names; the error is one line.
     pub(super) fn new(config: &UpstreamRegistry, metrics: UpstreamMetrics) -> Result<Self, String> {
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("longshore-registry/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &config.ca_file {
-            let bad =
-                |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", path.display());
-            let pem = std::fs::read(path).map_err(|error| bad(&error))?;
-            let roots = Certificate::from_pem_bundle(&pem).map_err(|error| bad(&error))?;
-            if roots.is_empty() {
-                return Err(bad(&"holds no certificate"));
-            }
-            builder = builder.tls_certs_only(roots);
-        }
         Ok(Self {
-            http: builder.build().map_err(|error| crate::causes(&error))?,
-            base: Url::parse(&config.url).map_err(|error| format!("url: {error}"))?,
+            reach: Reach::new(config)?,
             credentials: Credentials::load(config)?,
             realms: config.realms.clone(),
             tokens: Tokens::new(),
@@ -105,7 +85,25 @@ impl Client {
             Box::pin(self.tries(ask)).await
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
-        let answer = answer.unwrap_or(Err(UpstreamError::TimedOut));
+        self.noted(answer.unwrap_or(Err(UpstreamError::TimedOut)))
+    }
+
+    /// As [`Self::ask`], for bytes: tried once, for as long as they may take. The caller holds a
+    /// place for them.
+    pub(super) async fn transfer(
+        &self,
+        ask: &Ask<'_>,
+        within: Duration,
+    ) -> Result<Response, UpstreamError> {
+        let answer = async {
+            self.limit.turn().await?;
+            Box::pin(self.authorized(ask)).await
+        };
+        let answer = tokio::time::timeout(within, answer).await;
+        self.noted(answer.unwrap_or(Err(UpstreamError::TimedOut)))
+    }
+
+    fn noted(&self, answer: Result<Response, UpstreamError>) -> Result<Response, UpstreamError> {
         self.metrics.asked(match &answer {
             Ok(_) => "ok",
             Err(error) => error.outcome(),
@@ -150,15 +148,20 @@ impl Client {
             None => Shown::Nothing,
         };
         let response = self.follow(ask, &shown).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let refused = response.status() == StatusCode::UNAUTHORIZED;
+        if refused && !ask.payload.is_lasting() {
+            let gone = "it wants other credentials for bytes that have gone";
+            return Err(UpstreamError::Unavailable(gone.to_owned()));
+        }
+        if !refused {
             return self.judged(response, ask.push).await;
         }
         let shown = match Challenge::of(response.headers()) {
             Some(Challenge::Bearer { realm, service, scope: asked }) => {
                 let asked = if asked.is_empty() { &scope } else { &asked };
-                let url = token_url(&realm, &service, asked, &self.base, &self.realms);
+                let url = token_url(&realm, &service, asked, self.reach.base(), &self.realms);
                 let Some(url) = url else {
-                    tracing::warn!(upstream = %self.base, "token server is not among the realms");
+                    tracing::warn!(upstream = %self.reach.base(), "token server is not among the realms");
                     return Err(UpstreamError::Denied);
                 };
                 let refused = match &shown {
@@ -179,38 +182,45 @@ impl Client {
         self.judged(response, ask.push).await
     }
 
-    /// Sends, and follows redirects of reads.
+    /// Sends, and follows redirects while there is something to send again. A push keeps its
+    /// method: others than 307 and 308 would not.
     async fn follow(&self, ask: &Ask<'_>, shown: &Shown) -> Result<Response, UpstreamError> {
         let wrong = |what: &str| UpstreamError::BadAnswer(what.to_owned());
-        let path = format!("/v2/{}/{}", ask.repository, ask.path);
-        let mut url = self.base.join(&path).map_err(|_| wrong("path is none"))?;
+        let mut url = match &ask.to {
+            To::Location(url) => url.clone(),
+            To::Path(path) => {
+                let path = format!("/v2/{}/{path}", ask.repository);
+                self.reach.base().join(&path).map_err(|_| wrong("path is none"))?
+            }
+        };
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = self.http.request(ask.method.clone(), url.clone());
+            let mut request = self.reach.way(&url)?.request(ask.method.clone(), url.clone());
             request = request.headers(ask.headers.clone());
             if let Some(value) = self.authorization(shown, &url) {
                 request = request.header(AUTHORIZATION, value);
             }
-            if let Some(body) = &ask.body {
-                request = request.body(body.clone());
+            if let Some(body) = ask.payload.body() {
+                request = request.body(body);
             }
             let response = request.send().await?;
-            if !is_redirect(response.status()) || ask.push {
+            let status = response.status().as_u16();
+            let redirects = match status {
+                307 | 308 => ask.payload.is_lasting(),
+                301..=303 => !ask.push,
+                _ => false,
+            };
+            if !redirects {
                 return Ok(response);
             }
-            let next = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let next = next.and_then(|next| url.join(next).ok());
-            let next = next.ok_or_else(|| wrong("redirect leads nowhere"))?;
-            if self.base.scheme() == "https" && next.scheme() != "https" {
-                return Err(wrong("redirect leaves TLS"));
-            }
-            url = next;
+            let next = location(&url, &response);
+            url = next.ok_or_else(|| wrong("redirect leads nowhere"))?;
         }
         Err(wrong("too many redirects"))
     }
 
     /// Nothing for anybody but the upstream itself.
     fn authorization(&self, shown: &Shown, url: &Url) -> Option<HeaderValue> {
-        if authority(url) != authority(&self.base) || url.scheme() != self.base.scheme() {
+        if !self.reach.is_own(url) {
             return None;
         }
         match shown {
@@ -221,7 +231,7 @@ impl Client {
     }
 
     async fn fetch_token(&self, url: Url) -> Result<Token, UpstreamError> {
-        let mut request = self.http.get(url);
+        let mut request = self.reach.known().get(url);
         if let Some(basic) = self.credentials.as_ref().and_then(Credentials::basic) {
             request = request.header(AUTHORIZATION, basic);
         }
@@ -255,40 +265,10 @@ impl Client {
             self.limit.pause(seconds);
         }
     }
-
-    /// Writes bytes to where an upload was opened; credentials as everywhere.
-    pub(super) async fn put_bytes(
-        &self,
-        ask: &Ask<'_>,
-        location: &str,
-        digest: &str,
-        length: u64,
-        body: reqwest::Body,
-    ) -> Result<(), UpstreamError> {
-        let wrong = || UpstreamError::BadAnswer("upload has no location".to_owned());
-        let mut url = self.base.join(location).map_err(|_| wrong())?;
-        url.query_pairs_mut().append_pair("digest", digest);
-        let mut request = self.http.put(url.clone()).body(body);
-        request = request.header(http::header::CONTENT_LENGTH, length);
-        request = request.header(http::header::CONTENT_TYPE, "application/octet-stream");
-        let shown = match self.tokens.kept(&ask.scope()).await {
-            Some(token) => Shown::Token(token),
-            None if self.basic.load(Ordering::Relaxed) => Shown::Basic,
-            None => Shown::Nothing,
-        };
-        if let Some(value) = self.authorization(&shown, &url) {
-            request = request.header(AUTHORIZATION, value);
-        }
-        let within = PUSH_TIMEOUT + Duration::from_secs(length / PUSH_BYTES_PER_S_MIN);
-        let sent = tokio::time::timeout(within, request.send()).await;
-        let answer = self.judged(sent.map_err(|_| UpstreamError::TimedOut)??, ask.push).await?;
-        match answer.status() {
-            StatusCode::CREATED => Ok(()),
-            other => Err(UpstreamError::BadAnswer(format!("upload ends with {}", other.as_u16()))),
-        }
-    }
 }
 
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+/// Where an answer from `url` leads.
+pub(super) fn location(url: &Url, response: &Response) -> Option<Url> {
+    let next = response.headers().get(LOCATION)?.to_str().ok()?;
+    url.join(next).ok()
 }

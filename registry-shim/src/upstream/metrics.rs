@@ -36,6 +36,7 @@ pub struct UpstreamsMetrics {
     resumes: Family<UpstreamLabels, Counter>,
     stale: Family<UpstreamLabels, Counter>,
     pushes: Family<EndLabels, Counter>,
+    relays: Family<EndLabels, Counter>,
     pub(super) filling: Gauge,
     pub(super) readers: Gauge,
     pub(super) buffered_bytes: Gauge,
@@ -60,6 +61,12 @@ impl UpstreamsMetrics {
         registry.register("resumes", "Blobs gone on with after a break", self.resumes.clone());
         registry.register("stale_answers", "Tags answered during an outage", self.stale.clone());
         registry.register("pushes", "Pushes passed on, by outcome", self.pushes.clone());
+        let relays = self.relays.clone();
+        registry.register(
+            "relays",
+            "Requests of pushes passed on as they came, by outcome",
+            relays,
+        );
         registry.register("filling", "Blobs being fetched", self.filling.clone());
         registry.register("readers", "Clients that read a growing blob", self.readers.clone());
         registry.register(
@@ -121,5 +128,10 @@ impl UpstreamMetrics {
     /// A push was passed on.
     pub(super) fn pushed(&self, outcome: &'static str) {
         self.all.pushes.get_or_create(&self.ends(outcome)).inc();
+    }
+
+    /// What a pusher sent was passed on as it came; or it was not, and is at the end.
+    pub(super) fn relayed(&self, outcome: &'static str) {
+        self.all.relays.get_or_create(&self.ends(outcome)).inc();
     }
 }

@@ -6,6 +6,7 @@ mod fake;
 mod manifests;
 mod pushes;
 mod quota;
+mod relays;
 mod trust;
 
 use self::fake::Fake;

@@ -1,6 +1,9 @@
 //! A registry to stand in front of: it counts what it is asked, and fails as it is told.
 
-use std::collections::{HashMap, HashSet};
+mod blob;
+mod upload;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -8,18 +11,12 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use futures::stream;
 use longshore_proto::Digest;
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE,
-};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::common::sha256;
-
-/// Bytes of a body that are sent at once.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// What it shows when it wants a token.
 #[derive(Clone)]
@@ -49,6 +46,24 @@ pub(crate) struct Conduct {
     pub(crate) no_digest: bool,
     /// Takes no push.
     pub(crate) refuse_push: bool,
+    /// Does not say how long blobs are.
+    pub(crate) no_length: bool,
+    /// Says that blobs are so much longer than they are.
+    pub(crate) longer: usize,
+    /// Answers every PATCH so.
+    pub(crate) patch_status: Option<u16>,
+    /// Where uploads go, instead of here.
+    pub(crate) uploads_at: Option<String>,
+    /// Sends the bytes of uploads there.
+    pub(crate) upload_redirect: Option<String>,
+    /// Does not answer the request that closes an upload.
+    pub(crate) never_closes: bool,
+    /// Bytes that its token server adds to a token.
+    pub(crate) token_padding: usize,
+    /// The challenge for credentials themselves, and what they must be.
+    pub(crate) basic: Option<String>,
+    /// Answers the next requests so, each once.
+    pub(crate) next: Vec<(u16, Option<u64>)>,
 }
 
 /// One request as it came.
@@ -77,7 +92,8 @@ struct Content {
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
     tags: Vec<String>,
-    uploads: HashSet<String>,
+    /// By location.
+    uploads: HashMap<String, Vec<u8>>,
 }
 
 struct Inner {
@@ -120,6 +136,12 @@ impl Fake {
 
     pub(crate) fn conduct(&self, change: impl FnOnce(&mut Conduct)) {
         change(&mut self.0.conduct.lock().unwrap());
+    }
+
+    fn next_conduct(&self) -> (Conduct, Option<(u16, Option<u64>)>) {
+        let mut conduct = self.0.conduct.lock().unwrap();
+        let next = (!conduct.next.is_empty()).then(|| conduct.next.remove(0));
+        (conduct.clone(), next)
     }
 
     /// No blob gives more bytes than that, until the next call.
@@ -171,86 +193,6 @@ impl Fake {
     pub(crate) fn count(&self, method: &str, part: &str) -> usize {
         self.seen().iter().filter(|s| s.method == method && s.path.contains(part)).count()
     }
-
-    fn blob_response(&self, request: &Request, digest: &str, conduct: &Conduct) -> Response {
-        let Some(mut blob) = self.0.content.lock().unwrap().blobs.get(digest).cloned() else {
-            return status(404);
-        };
-        if conduct.corrupt {
-            let mut changed = blob.to_vec();
-            if let Some(last) = changed.last_mut() {
-                *last ^= 1;
-            }
-            blob = changed.into();
-        }
-        let size = blob.len();
-        let from = request.headers().get(RANGE).filter(|_| !conduct.whole_only).map(|range| {
-            let range = range.to_str().unwrap();
-            range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap()
-        });
-        let mut response = Response::builder();
-        if let Some(from) = from {
-            let range = format!("bytes {from}-{}/{size}", size - 1);
-            response = response.status(206).header(CONTENT_RANGE, range);
-        }
-        let from: usize = from.unwrap_or(0);
-        let response = response.header(CONTENT_LENGTH, size - from);
-        if request.method() == "HEAD" {
-            return response.body(Body::empty()).unwrap();
-        }
-        let mut coming = self.0.conduct.lock().unwrap();
-        let cut = (!coming.cut_after.is_empty()).then(|| coming.cut_after.remove(0));
-        drop(coming);
-        let gate = self.0.gate.subscribe();
-        let end = cut.map_or(size, |cut| (from + cut).min(size));
-        let pieces = stream::try_unfold((from, gate), move |(at, mut gate)| {
-            let blob = blob.clone();
-            async move {
-                if at >= end {
-                    if end == size {
-                        return Ok(None);
-                    }
-                    // What was said before leaves first.
-                    tokio::task::yield_now().await;
-                    return Err(std::io::Error::other("cut"));
-                }
-                let open = *gate.wait_for(|open| *open > at).await.unwrap();
-                let next = end.min(open).min(at + PIECE_BYTES);
-                Ok(Some((blob.slice(at..next), (next, gate))))
-            }
-        });
-        response.body(Body::from_stream(pieces)).unwrap()
-    }
-
-    async fn push(&self, request: Request, path: &str) -> Response {
-        let (method, query) =
-            (request.method().clone(), request.uri().query().unwrap_or("").to_owned());
-        let media_type =
-            request.headers().get(CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
-        let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
-        if method == "POST" {
-            let location = format!("/v2/upload/{}", rand::random::<u64>());
-            self.0.content.lock().unwrap().uploads.insert(location.clone());
-            return Response::builder()
-                .status(202)
-                .header(LOCATION, location)
-                .body(Body::empty())
-                .unwrap();
-        }
-        let mut content = self.0.content.lock().unwrap();
-        if content.uploads.remove(path) {
-            let digest = query.strip_prefix("digest=").unwrap().replace("%3A", ":");
-            assert_eq!(digest, sha256(&body).to_string());
-            content.blobs.insert(digest, body);
-            return status(201);
-        }
-        let (name, reference) =
-            path.strip_prefix("/v2/").unwrap().split_once("/manifests/").unwrap();
-        let manifest = (media_type.unwrap_or_default(), body.clone());
-        content.manifests.insert(format!("{name}/{reference}"), manifest.clone());
-        content.manifests.insert(format!("{name}/{}", sha256(&body)), manifest);
-        status(201)
-    }
 }
 
 fn status(code: u16) -> Response {
@@ -261,8 +203,8 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let seen = Seen::of(&request);
     fake.0.seen.lock().unwrap().push(seen.clone());
-    let conduct = fake.0.conduct.lock().unwrap().clone();
-    if let Some((code, retry_after)) = conduct.status {
+    let (conduct, next) = fake.next_conduct();
+    if let Some((code, retry_after)) = next.or(conduct.status) {
         let response = Response::builder().status(code);
         let response = match retry_after {
             Some(seconds) => response.header("retry-after", seconds),
@@ -271,7 +213,8 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         return response.body(Body::empty()).unwrap();
     }
     if path == "/token" {
-        let token = conduct.bearer.map(|bearer| bearer.token).unwrap_or_default();
+        let mut token = conduct.bearer.map(|bearer| bearer.token).unwrap_or_default();
+        token.push_str(&"x".repeat(conduct.token_padding));
         return Response::new(Body::from(format!("{{\"token\":\"{token}\",\"expires_in\":300}}")));
     }
     if let Some(bearer) = &conduct.bearer
@@ -281,12 +224,22 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         let response = Response::builder().status(401).header("www-authenticate", challenge);
         return response.body(Body::empty()).unwrap();
     }
-    if request.method() == "POST" || request.method() == "PUT" {
+    if let Some(basic) = &conduct.basic
+        && seen.authorization.as_ref() != Some(basic)
+    {
+        let response = Response::builder().status(401).header("www-authenticate", "Basic realm=x");
+        return response.body(Body::empty()).unwrap();
+    }
+    if ["POST", "PUT", "PATCH", "DELETE"].contains(&request.method().as_str()) {
         if conduct.refuse_push {
             let body = r#"{"errors":[{"code":"MANIFEST_INVALID","message":"not like this"}]}"#;
             return Response::builder().status(400).body(Body::from(body)).unwrap();
         }
-        return fake.push(request, &path).await;
+        return fake.push(request, &path, &conduct).await;
+    }
+    if let Some(known) = fake.0.content.lock().unwrap().uploads.get(&path) {
+        let range = format!("0-{}", known.len().saturating_sub(1));
+        return Response::builder().status(204).header(RANGE, range).body(Body::empty()).unwrap();
     }
     if let Some((_, digest)) = path.split_once("/blobs/") {
         if let (Some(elsewhere), "GET") = (&conduct.redirect, request.method().as_str()) {

@@ -64,7 +64,8 @@ async fn a_foreign_token_server_gets_nothing_unless_it_is_allowed() {
 #[tokio::test]
 async fn credentials_stay_behind_at_a_redirect() {
     let (directory, elsewhere) = (tempfile::tempdir().unwrap(), Fake::start().await);
-    let (fake, registry) = fronted(&credentials(&directory)).await;
+    let redirects = format!("redirects = [\"{}\"]\n", elsewhere.authority());
+    let (fake, registry) = fronted(&(credentials(&directory) + &redirects)).await;
     wants(&fake, &fake);
     let blob = content(300_000, 1);
     let digest = fake.put_blob(&blob);
@@ -80,6 +81,24 @@ async fn credentials_stay_behind_at_a_redirect() {
     let got = registry.get(&format!("/v2/hub/library/web/blobs/{other}")).await;
     assert_eq!(refusal(got).await, refused(502, "UNAVAILABLE"));
     assert!(elsewhere.seen().len() <= 1 + 5);
+}
+
+#[tokio::test]
+async fn a_redirect_to_a_private_host_is_not_followed() {
+    let elsewhere = Fake::start().await;
+    let (fake, registry) = fronted("").await;
+    let blob = content(300_000, 1);
+    let digest = fake.put_blob(&blob);
+    elsewhere.put_blob(&blob);
+    let port = elsewhere.authority().split_once(':').unwrap().1.to_owned();
+    for host in
+        [elsewhere.url(), format!("http://localhost:{port}"), format!("http://[::1]:{port}")]
+    {
+        fake.conduct(|conduct| conduct.redirect = Some(host.clone()));
+        let got = registry.get(&format!("/v2/hub/library/web/blobs/{digest}")).await;
+        assert_eq!(refusal(got).await, refused(502, "UNAVAILABLE"), "{host}");
+    }
+    assert_eq!(elsewhere.seen(), []);
 }
 
 #[tokio::test]
