@@ -5,14 +5,15 @@
 //! without headers), and a layer may take an hour as long as it moves. Secrets come from a file or
 //! from the environment and reach nothing but the builder.
 
+use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::prefix::PrefixStore;
 use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
@@ -68,20 +69,13 @@ fn s3_within(
     if let Some(region) = &config.region {
         builder = builder.with_region(region);
     }
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    let build = |builder: &AmazonS3Builder, options| -> Result<AmazonS3, OpenError> {
-        builder.clone().with_client_options(options).build().map_err(refused)
-    };
-    let bytes = build(&builder, bytes_client(config, timeouts))?;
-    let signer = match &config.redirect_endpoint {
-        Some(endpoint) => {
-            build(&builder.clone().with_endpoint(endpoint), bytes_client(config, timeouts))?
+    open(config, bucket, timeouts, |endpoint, options| {
+        let builder = builder.clone().with_client_options(options);
+        match endpoint {
+            Some(endpoint) => builder.with_endpoint(endpoint).build(),
+            None => builder.build(),
         }
-        None => bytes.clone(),
-    };
-    Ok((split(build(&builder, records_client(config, timeouts))?, bytes, bucket), Arc::new(signer)))
+    })
 }
 
 pub(super) fn google(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
@@ -91,20 +85,13 @@ pub(super) fn google(config: &config::Storage, bucket: &Bucket) -> Result<Opened
     if let Some(file) = &config.credentials_file {
         builder = builder.with_service_account_key(read_secret(file)?);
     }
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_base_url(endpoint);
-    }
-    let build = |builder: &GoogleCloudStorageBuilder, options| {
-        builder.clone().with_client_options(options).build().map_err(refused)
-    };
-    let bytes: GoogleCloudStorage = build(&builder, bytes_client(config, TIMEOUTS))?;
-    let signer = match &config.redirect_endpoint {
-        Some(endpoint) => {
-            build(&builder.clone().with_base_url(endpoint), bytes_client(config, TIMEOUTS))?
+    open(config, bucket, TIMEOUTS, |endpoint, options| {
+        let builder = builder.clone().with_client_options(options);
+        match endpoint {
+            Some(endpoint) => builder.with_base_url(endpoint).build(),
+            None => builder.build(),
         }
-        None => bytes.clone(),
-    };
-    Ok((split(build(&builder, records_client(config, TIMEOUTS))?, bytes, bucket), Arc::new(signer)))
+    })
 }
 
 pub(super) fn azure(config: &config::Storage, bucket: &Bucket) -> Result<Opened, OpenError> {
@@ -118,20 +105,32 @@ pub(super) fn azure(config: &config::Storage, bucket: &Bucket) -> Result<Opened,
     if let Some(account) = &config.account {
         builder = builder.with_account(account);
     }
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
-    }
-    let build = |builder: &MicrosoftAzureBuilder, options| {
-        builder.clone().with_client_options(options).build().map_err(refused)
-    };
-    let bytes: MicrosoftAzure = build(&builder, bytes_client(config, TIMEOUTS))?;
-    let signer = match &config.redirect_endpoint {
-        Some(endpoint) => {
-            build(&builder.clone().with_endpoint(endpoint.clone()), bytes_client(config, TIMEOUTS))?
+    open(config, bucket, TIMEOUTS, |endpoint, options| {
+        let builder = builder.clone().with_client_options(options);
+        match endpoint {
+            Some(endpoint) => builder.with_endpoint(endpoint.to_owned()).build(),
+            None => builder.build(),
         }
+    })
+}
+
+/// Two clients of one store, and what signs: at the address that clients reach, where that is
+/// another. `build` makes a client at an address, or where the builder is by itself.
+fn open<S: ObjectStore + Signer + Clone + Display>(
+    config: &config::Storage,
+    bucket: &Bucket,
+    timeouts: Timeouts,
+    build: impl Fn(Option<&str>, ClientOptions) -> object_store::Result<S>,
+) -> Result<Opened, OpenError> {
+    let build =
+        |endpoint: &Option<String>, options| build(endpoint.as_deref(), options).map_err(refused);
+    let bytes = build(&config.endpoint, bytes_client(config, timeouts))?;
+    let signer = match &config.redirect_endpoint {
         None => bytes.clone(),
+        elsewhere => build(elsewhere, bytes_client(config, timeouts))?,
     };
-    Ok((split(build(&builder, records_client(config, TIMEOUTS))?, bytes, bucket), Arc::new(signer)))
+    let records = build(&config.endpoint, records_client(config, timeouts))?;
+    Ok((split(records, bytes, bucket), Arc::new(signer)))
 }
 
 fn split<S: ObjectStore>(records: S, bytes: S, bucket: &Bucket) -> Arc<dyn ObjectStore> {

@@ -70,9 +70,7 @@ impl Running {
         self.metric("replication_queue", "0").await;
         let marks = "regions/eu/dirty".into();
         let marked = async || world.us.inner.list(Some(&marks)).try_collect::<Vec<_>>().await;
-        while !marked().await.unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("the mark is gone", async || marked().await.unwrap().is_empty()).await;
     }
 
     async fn put_manifest(&self, reference: &str) -> StatusCode {
@@ -88,16 +86,14 @@ impl Running {
 
     /// Waits until `/readyz` says so.
     async fn ready(&self, says: impl Fn(&str) -> bool) -> (StatusCode, String) {
-        let wait = async {
-            loop {
-                let (status, text) = self.admin("/readyz").await;
-                if says(&text) {
-                    return (status, text);
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("readiness changes")
+        let mut found = None;
+        until("readiness changes", async || {
+            let (status, text) = self.admin("/readyz").await;
+            found = says(&text).then_some((status, text));
+            found.is_some()
+        })
+        .await;
+        found.expect("it was waited for")
     }
 
     /// Waits until a metric of `eu` has this value.
@@ -108,12 +104,7 @@ impl Running {
     /// Waits until the metrics have this, from a line's begin.
     async fn says(&self, line: &str) {
         let line = format!("\nlongshore_registry_{line}");
-        let wait = async {
-            while !self.admin("/metrics").await.1.contains(&line) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), wait).await.expect(&line);
+        until(&line, async || self.admin("/metrics").await.1.contains(&line)).await;
     }
 
     async fn stop(self) {
@@ -121,6 +112,17 @@ impl Running {
         drop(self.client);
         self.running.await.unwrap();
     }
+}
+
+/// Looks until it is so. Others run between two looks, and nothing is slept through.
+async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let looked = async {
+        while !look().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, looked).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,12 +216,7 @@ async fn tags_and_lists_that_the_replica_answers_for_carry_a_warning() {
     world.eu.set(Mode::Up);
     registry.ready(|text| text == "ok\n").await;
     for path in may_have_changed {
-        let fresh = async {
-            while registry.warning(path).await.is_some() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), fresh).await.expect(path);
+        until(path, async || registry.warning(path).await.is_none()).await;
     }
     registry.stop().await;
 }
