@@ -22,8 +22,9 @@
 //!   it was gone again, and then so is the pointer, which the writer sees. A generation that is
 //!   referred to goes only while another one without a tombstone is there, and of those the first
 //!   in order of keys never gets one; so of two collectors with old views one would have had to
-//!   see the other's tombstone. A reference that a concurrent delete has lost is found again as a
-//!   membership.
+//!   see the other's tombstone. It may still be read, by whoever looked the blob up before or
+//!   follows a redirect: it goes a whole grace after its tombstone. A reference that a concurrent
+//!   delete has lost is found again as a membership.
 //! - A **segment** that no pointer names goes when it is older than any upload that could still
 //!   name it. A pointer written later than that counts for nobody, whoever paused.
 //!

@@ -89,6 +89,12 @@ impl Policy {
         self.is_older(seen, self.grace_ms)
     }
 
+    /// Whether a generation may go that was buried then. Of a blob that is held somebody may still
+    /// be reading it: who began before stays with its segments, and so does a redirect's URL.
+    const fn may_take(&self, tombstone: &Seen, referenced: bool) -> bool {
+        if referenced { self.is_past_grace(tombstone) } else { self.is_settled(tombstone) }
+    }
+
     fn is_garbage(&self, view: &RepositoryView, item: Item, seen: &Seen) -> bool {
         match item {
             Item::Blob(digest) => !view.named.contains(&digest),
@@ -133,7 +139,7 @@ pub fn blob(policy: &Policy, view: &BlobView) -> BlobPlan {
     let may_take = !view.referenced || kept.is_some();
     for (generation, seen) in &view.generations {
         match view.tombstones.get(generation) {
-            Some(tombstone) if may_take && policy.is_settled(tombstone) => {
+            Some(tombstone) if may_take && policy.may_take(tombstone, view.referenced) => {
                 plan.take.push(generation.clone());
             }
             Some(_) => plan.wait.push(generation.clone()),
@@ -251,11 +257,19 @@ mod tests {
     fn a_blob_that_is_held_keeps_a_generation_whatever_was_buried() {
         let plan = blob(&POLICY, &blob_view(&[("a", 9, None), ("b", 9, None)], true));
         assert_eq!(plan.bury, ["b"]);
-        let plan = blob(&POLICY, &blob_view(&[("a", 9, Some(9)), ("b", 9, None)], true));
+        let plan = blob(&POLICY, &blob_view(&[("a", 30, Some(26)), ("b", 30, None)], true));
         assert_eq!((plan.bury, plan.take), (vec![], vec!["a".to_owned()]));
-        let plan = blob(&POLICY, &blob_view(&[("a", 9, Some(9)), ("b", 9, Some(9))], true));
+        let plan = blob(&POLICY, &blob_view(&[("a", 30, Some(26)), ("b", 30, Some(26))], true));
         assert_eq!((plan.bury, plan.take), (vec![], vec![]));
         assert_eq!(plan.wait.len(), 2);
+    }
+
+    #[test]
+    fn a_generation_that_may_still_be_read_waits_for_the_whole_grace() {
+        let plan = blob(&POLICY, &blob_view(&[("a", 30, Some(25)), ("b", 30, None)], true));
+        assert_eq!((plan.take, plan.wait), (vec![], vec!["a".to_owned()]));
+        let plan = blob(&POLICY, &blob_view(&[("a", 30, Some(25)), ("b", 30, None)], false));
+        assert_eq!(plan.take, ["a"]);
     }
 
     #[test]
