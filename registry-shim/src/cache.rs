@@ -18,9 +18,10 @@ use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::{PieceListStatement, SigningKey};
 use longshore_proto::wire::SignedPieceList;
 use longshore_proto::{Digest, RepositoryName, Tag};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Cache as CacheConfig;
-use crate::storage::{Pointer, Storage, StorageError, StoredManifest, TagRecord};
+use crate::storage::{Composed, Pointer, Storage, StorageError, StoredManifest, TagRecord};
 use kept::Kept;
 pub use kept::{Ages, Found};
 use redirect::Redirects;
@@ -191,6 +192,18 @@ impl CachedStorage {
     /// Where the store itself serves the blob, signed; `None` where the registry has to.
     pub async fn redirect(&self, digest: &Digest, pointer: &Pointer) -> Option<HeaderValue> {
         self.redirects.get(&self.storage, digest, pointer).await
+    }
+
+    /// As the storage does it; who reads the blob from now on is sent to its one segment.
+    pub(crate) async fn compose(
+        &self,
+        digest: &Digest,
+        stop: &CancellationToken,
+    ) -> Result<Composed, StorageError> {
+        let composed = self.storage.compose(digest, stop).await;
+        // Also after a failure, and where another instance did it.
+        self.pointers.invalidate(digest);
+        composed
     }
 
     /// Keeps a manifest.

@@ -10,6 +10,7 @@ mod api;
 pub mod auth;
 pub mod cache;
 pub mod commands;
+mod compose;
 pub mod config;
 mod front;
 pub mod gc;
@@ -46,6 +47,7 @@ use admin::Admin;
 use auth::audit::{Audit, AuditFile};
 use auth::{Auth, JoinTokens, TokenFileError};
 use cache::CachedStorage;
+use compose::Composing;
 use config::{Config, Serve};
 use front::Front;
 use keys::{KeyFileError, Keyring};
@@ -95,6 +97,7 @@ pub struct Instance {
     listener: TcpListener,
     admin: TcpListener,
     audit_file: Option<AuditFile>,
+    composing: Composing,
 }
 
 impl Instance {
@@ -146,6 +149,7 @@ impl Instance {
             ended.clone(),
         )
         .map_err(|message| StartError::Config { key: "upstream.registry", message })?;
+        let (composer, composing) = compose::queue(metrics.compose.clone());
         let registry = Arc::new(Registry {
             storage,
             regions,
@@ -156,6 +160,7 @@ impl Instance {
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
             keys,
+            composer: config.storage.compose.then_some(composer),
             quota,
             metrics,
             advertise: config.serve.advertise.clone(),
@@ -165,7 +170,7 @@ impl Instance {
             tasks,
             ended,
         });
-        Ok(Self { config: config.clone(), registry, tls, listener, admin, audit_file })
+        Ok(Self { config: config.clone(), registry, tls, listener, admin, audit_file, composing })
     }
 
     /// Where the OCI API and gRPC are served.
@@ -230,6 +235,7 @@ impl Instance {
             let metrics = registry.metrics.gc.clone();
             gc::collect_now_and_then(storages, &self.config.gc, metrics, ends.drain.clone())
         };
+        let compose = self.composing.run(ends.drain.clone());
         let Serve { drain_delay_ms, drain_grace_ms, .. } = self.config.serve;
         // Load balancers see `/readyz` and send nobody more before the port is closed.
         let (close, cut) = (CancellationToken::new(), ends.cut.clone());
@@ -255,7 +261,7 @@ impl Instance {
             registry.quota.close().await;
             ended.cancel();
         };
-        tokio::join!(admin, sweep, regions, files, token_keys, collect, notice, front);
+        tokio::join!(admin, sweep, regions, files, token_keys, collect, compose, notice, front);
     }
 }
 

@@ -7,6 +7,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::auth::AuthMetrics;
+use crate::compose::ComposeMetrics;
 use crate::gc::GcMetrics;
 use crate::limits::AdmissionMetrics;
 use crate::quota::QuotaMetrics;
@@ -74,6 +75,8 @@ pub struct Metrics {
     pub auth: AuthMetrics,
     /// Collections'.
     pub gc: GcMetrics,
+    /// Of blobs that are brought together.
+    pub compose: ComposeMetrics,
     /// Quotas'.
     pub quota: QuotaMetrics,
     /// The tracker's.
@@ -104,6 +107,7 @@ impl Metrics {
             plans_failed: Counter::default(),
             auth: AuthMetrics::default(),
             gc: GcMetrics::default(),
+            compose: ComposeMetrics::default(),
             quota: QuotaMetrics::default(),
             tracker: TrackerMetrics::default(),
             regions: RegionMetrics::default(),
@@ -130,6 +134,7 @@ impl Metrics {
         registry.register("plans_failed", "Plan items that failed", self.plans_failed.clone());
         self.auth.register(registry.sub_registry_with_prefix("auth"));
         self.gc.register(registry.sub_registry_with_prefix("gc"));
+        self.compose.register(registry.sub_registry_with_prefix("compose"));
         self.quota.register(registry.sub_registry_with_prefix("quota"));
         self.tracker.register(registry.sub_registry_with_prefix("tracker"));
         self.regions.register(registry.sub_registry_with_prefix("region"));

@@ -5,19 +5,21 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use longshore_proto::RepositoryName;
+use longshore_proto::{Digest, RepositoryName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::audit::Audit;
 use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
+use crate::compose::Composer;
 use crate::keys::Keyring;
 use crate::limits::Throttle;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::regions::Regions;
 use crate::reload::Reload;
+use crate::storage::Pointer;
 use crate::tracker::TrackerHandle;
 use crate::upstream::{Fronted, Upstreams};
 
@@ -43,6 +45,8 @@ pub struct Registry {
     pub keys: Keyring,
     /// Requests per second of one client, where they are limited.
     pub(crate) throttle: Option<Throttle>,
+    /// Brings together blobs that came in several requests; `None`: they stay as they came.
+    pub(crate) composer: Option<Composer>,
     /// What projects may hold.
     pub quota: Arc<Quota>,
     /// Counters of all doors.
@@ -65,6 +69,13 @@ impl Registry {
     /// The store that holds `repository`.
     pub fn storage_of(&self, repository: &RepositoryName) -> &CachedStorage {
         self.regions.as_ref().map_or(&self.storage, |regions| regions.of(repository))
+    }
+
+    /// Has a blob of several segments brought together, in its own time.
+    pub(crate) fn compose(&self, repository: &RepositoryName, digest: &Digest, pointer: &Pointer) {
+        if let Some(composer) = &self.composer {
+            composer.offer(self.storage_of(repository), digest, pointer);
+        }
     }
 
     /// Every storage, for what concerns all repositories.

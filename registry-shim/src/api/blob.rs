@@ -94,7 +94,10 @@ async fn redirect(
     if call.is_head() || pointer.size == 0 || ours {
         return None;
     }
-    let location = call.storage(repository).redirect(digest, pointer).await?;
+    let Some(location) = call.storage(repository).redirect(digest, pointer).await else {
+        call.registry.compose(repository, digest, pointer);
+        return None;
+    };
     let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
     response.headers_mut().insert(LOCATION, location);
     response.headers_mut().insert(CONTENT_DIGEST, header_value(digest.to_string()));

@@ -236,9 +236,10 @@ async fn commit(
             return Err(error.into());
         }
     };
-    storage.commit_verified(repository, session, verified).await?;
+    let pointer = storage.commit_verified(repository, session, verified).await?;
     paid.confirm().await?;
     call.registry.metrics.upload_ended("committed");
+    call.registry.compose(repository, digest, &pointer);
     if let Some(session) = session
         && let Err(error) = storage.forget_upload(session).await
     {

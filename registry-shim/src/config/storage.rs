@@ -67,6 +67,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "base URL that clients reach the store's service at [default: storage.endpoint]",
     },
     Setting {
+        key: "storage.compose",
+        kind: Kind::Switch,
+        help: "copy a blob that came in several requests into one object, in the background, so \
+               that it is redirected, too [default: true]",
+    },
+    Setting {
         key: "storage.immutable_tags",
         kind: Kind::List,
         help: "patterns REPOSITORY:TAG with * and ? whose tags never move [default: none]",
@@ -104,6 +110,8 @@ pub struct Storage {
     /// The service's base URL as clients reach it.
     #[serde(deserialize_with = "endpoint")]
     pub redirect_endpoint: Option<String>,
+    /// Whether blobs of several segments are brought together where that makes them redirects.
+    pub compose: bool,
     /// Tags that never move once they are there.
     #[serde(deserialize_with = "patterns")]
     pub immutable_tags: Vec<TagPattern>,
@@ -122,6 +130,7 @@ impl Default for Storage {
             redirect: true,
             redirect_expiry_s: 900,
             redirect_endpoint: None,
+            compose: true,
             immutable_tags: Vec::new(),
         }
     }

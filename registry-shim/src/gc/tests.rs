@@ -1,5 +1,6 @@
 //! Collections beside pushes, in every order that a seed gives; and collections that die.
 
+mod compose;
 mod crash;
 mod simulation;
 mod stages;
@@ -72,6 +73,25 @@ impl World {
         appender.write(content.clone()).await?;
         let progress = appender.finish().await?;
         self.storage.commit(repository, None, progress, &digest).await?;
+        Ok(digest)
+    }
+
+    /// As [`Self::push_blob`], in two requests of an upload: the blob has two segments.
+    async fn push_in_requests(
+        &self,
+        repository: &RepositoryName,
+        content: &Bytes,
+    ) -> Result<Digest, crate::storage::UploadError> {
+        let (digest, now_ms) = (sha256(content), self.storage.now_ms());
+        let begun = self.storage.begin_upload(repository, ACTOR, Algorithm::Sha256, now_ms).await;
+        let (session, mut progress) = (begun?, Progress::new(Algorithm::Sha256));
+        for part in [0..content.len() / 2, content.len() / 2..content.len()] {
+            let mut appender = self.storage.append(progress);
+            appender.write(content.slice(part)).await?;
+            progress = self.storage.save_upload(&session, appender).await?;
+        }
+        self.storage.commit(repository, Some(&session), progress, &digest).await?;
+        self.storage.forget_upload(&session).await?;
         Ok(digest)
     }
 

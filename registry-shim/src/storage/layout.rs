@@ -39,6 +39,22 @@ pub(super) fn pointer(digest: &Digest, generation: &str) -> Path {
     pointers(digest).join(generation)
 }
 
+/// A generation whose bytes were brought together. It sorts before all that pushes write.
+pub(super) fn composed_generation(id: Uuid) -> String {
+    format!("!{}", id.simple())
+}
+
+/// Where one who brings a blob's bytes together says so. It lies among the uploads, so that the
+/// collector takes one that its owner left behind.
+pub(super) fn composing(digest: &Digest) -> Path {
+    Path::from(format!("up/{}/compose", &digest.hex()[..32]))
+}
+
+/// All reverse references of a blob.
+pub(super) fn reverse_references(digest: &Digest) -> Path {
+    Path::from(format!("bref/{}", spread(digest)))
+}
+
 /// The blob's hash states.
 pub(super) fn states(digest: &Digest) -> Path {
     Path::from(format!("states/{}", spread(digest)))

@@ -1,5 +1,6 @@
 //! Membership: which blobs a repository holds. A blob is visible where it is a member.
 
+use futures::TryStreamExt as _;
 use longshore_proto::{Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,12 @@ impl Storage {
         digest: &Digest,
     ) -> Result<bool, StorageError> {
         self.exists(&layout::membership(repository, digest)).await
+    }
+
+    /// Whether any repository holds the blob, or is about to.
+    pub(super) async fn is_referenced(&self, digest: &Digest) -> Result<bool, StorageError> {
+        let mut references = self.store.list(Some(&layout::reverse_references(digest)));
+        Ok(references.try_next().await?.is_some())
     }
 
     /// Makes the blob visible in the repository, unless its pointer is being collected: then

@@ -2,7 +2,8 @@
 //!
 //! A pointer is written once under a generation that is never used again: the store has no
 //! conditional delete, so a collector that slept must not be able to delete a pointer made anew.
-//! Two pushers of one blob may each leave a generation; any of them is right.
+//! Two pushers of one blob may each leave a generation, and so may [`super::compose`]; any of them is
+//! right, and the first in order of keys is the one that stays.
 
 use futures::TryStreamExt as _;
 use longshore_proto::{Digest, RepositoryName};
@@ -91,7 +92,8 @@ impl Storage {
                 Some(pointer) => pointer,
                 None => {
                     created = true;
-                    self.create_pointer(digest, segments.clone()).await?
+                    let generation = Uuid::new_v4().simple().to_string();
+                    self.create_generation(digest, generation, segments.clone()).await?
                 }
             };
             if self.add_member(repository, digest, &pointer).await? {
@@ -137,12 +139,13 @@ impl Storage {
         Ok(None)
     }
 
-    async fn create_pointer(
+    /// Writes a generation of the blob's pointer. It is the caller's alone, and new.
+    pub(super) async fn create_generation(
         &self,
         digest: &Digest,
+        generation: String,
         segments: Vec<Segment>,
     ) -> Result<Pointer, StorageError> {
-        let generation = Uuid::new_v4().simple().to_string();
         let size = segments.iter().map(|segment| segment.len).sum();
         let pointer = Pointer { generation, size, segments };
         let in_time = |pointer: &Pointer| pointer.is_in_time(self.now_ms());

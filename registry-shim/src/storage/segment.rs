@@ -1,7 +1,8 @@
 //! Upload segments: the bytes as they arrived, written once and never moved.
 //!
 //! A segment that is not finished leaves nothing under its key. Buffers are bounded by
-//! [`PART_BYTES`] times [`PARTS_IN_FLIGHT_MAX`] and one.
+//! [`PART_BYTES`] times [`PARTS_IN_FLIGHT_MAX`] and one; of a segment that is known to be larger than
+//! [`PARTS_MAX`] of these, by its own parts.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -14,6 +15,8 @@ use super::{Storage, StorageError, layout};
 
 /// Bytes that are sent to the store at once: S3's smallest part.
 const PART_BYTES: usize = 5 * 1024 * 1024;
+/// Parts of one segment whose length is known before: S3 takes 10,000.
+const PARTS_MAX: u64 = 9000;
 /// Parts of one segment that the store may be taking at the same moment.
 const PARTS_IN_FLIGHT_MAX: usize = 2;
 
@@ -32,6 +35,7 @@ pub struct SegmentWriter {
     storage: Storage,
     key: Path,
     length: u64,
+    part_bytes: usize,
     /// Until a part is full: most segments of small blobs never need more than one write.
     head: Vec<Bytes>,
     parts: Option<WriteMultipart>,
@@ -40,13 +44,21 @@ pub struct SegmentWriter {
 impl Storage {
     /// A new segment; it exists once [`SegmentWriter::finish`] returns.
     pub fn segment(&self) -> SegmentWriter {
+        self.segment_of(0)
+    }
+
+    /// As [`Self::segment`], of which is known how many bytes it will have.
+    pub(super) fn segment_of(&self, bytes: u64) -> SegmentWriter {
+        let part_bytes = usize::try_from(bytes.div_ceil(PARTS_MAX)).unwrap_or(usize::MAX);
+        let part_bytes = part_bytes.max(PART_BYTES);
         let now = i64::try_from(self.now_ms() / 1000).unwrap_or_default();
         let today = time::OffsetDateTime::from_unix_timestamp(now)
             .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
             .format(format_description!("[year][month][day]"))
             .expect("the format names only parts of a date");
         let key = layout::data(Uuid::new_v4(), &today);
-        SegmentWriter { storage: self.clone(), key, length: 0, head: Vec::new(), parts: None }
+        let storage = self.clone();
+        SegmentWriter { storage, key, length: 0, part_bytes, head: Vec::new(), parts: None }
     }
 
     /// Takes back segments that no pointer names; failures leave garbage for the collector.
@@ -69,11 +81,11 @@ impl SegmentWriter {
             return Ok(());
         }
         self.head.push(bytes);
-        if self.length < PART_BYTES as u64 {
+        if self.length < self.part_bytes as u64 {
             return Ok(());
         }
         let upload = self.storage.store.put_multipart(&self.key).await?;
-        let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+        let mut parts = WriteMultipart::new_with_chunk_size(upload, self.part_bytes);
         for bytes in self.head.drain(..) {
             parts.put(bytes);
         }

@@ -2,11 +2,13 @@
 //! origin's tests; races; and crashes at every write.
 
 mod charge;
+mod compose;
 mod contract;
 mod crash;
 mod faulty;
 mod races;
 mod rotation;
+mod stalling;
 mod stories;
 mod support;
 mod upload;
@@ -19,9 +21,11 @@ use longshore_proto::sign::SigningKey;
 use longshore_proto::{Algorithm, ByteRange, Digest, RepositoryName};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Pointer, Progress, Referrer, Storage, StorageError, StoredManifest, TagRecord, UploadError,
+    Composed, Pointer, Progress, Referrer, Storage, StorageError, StoredManifest, TagRecord,
+    UploadError,
 };
 use support::*;
 

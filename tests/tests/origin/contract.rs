@@ -15,14 +15,15 @@ use longshore_proto::sign::SigningKey;
 use longshore_proto::{Algorithm, ByteRange, Digest, RepositoryName};
 use longshore_registry::config;
 use longshore_registry::storage::{
-    OpenedStore, Pointer, Progress, Referrer, Storage, StorageError, StoredManifest, TagRecord,
-    UploadError,
+    Composed, OpenedStore, Pointer, Progress, Referrer, Storage, StorageError, StoredManifest,
+    TagRecord, UploadError,
 };
 use longshore_tests::testkit::Backend;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use stories::for_each_story;
 use support::*;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Stage, on};
 

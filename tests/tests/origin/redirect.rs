@@ -1,5 +1,8 @@
 //! Blobs that clients read from the store itself.
 
+use std::time::Duration;
+
+use longshore_tests::testkit::wait::{Seen, until};
 use longshore_tests::testkit::{Backend, Origin, Result, Settings};
 use reqwest::Method;
 use reqwest::header::{IF_RANGE, LOCATION, RANGE};
@@ -7,6 +10,8 @@ use reqwest::header::{IF_RANGE, LOCATION, RANGE};
 use crate::client::{Client, header, lost};
 use crate::harness::{Stage, on};
 
+/// Two copies of 12 MB through servers that share the machine with everything else.
+const COMPOSE_DEADLINE: Duration = Duration::from_secs(60);
 const REPOSITORY: &str = "team/app";
 
 async fn with(stage: &Stage, settings: &[(&str, &str)]) -> Result<(Origin, Client)> {
@@ -22,7 +27,7 @@ async fn with(stage: &Stage, settings: &[(&str, &str)]) -> Result<(Origin, Clien
 /// The store gives whole and in ranges what was pushed; the registry keeps what is not a plain GET.
 async fn leads_to_the_store(backend: Backend) {
     on(backend, async |stage| {
-        let (origin, client) = with(stage, &[]).await?;
+        let (origin, client) = with(stage, &[("storage.compose", "false")]).await?;
         let content: Vec<u8> = (0..6_000_000_u32).map(|i| (i % 251) as u8).collect();
         let digest = client.push_blob(REPOSITORY, &[&content]).await?;
         let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
@@ -52,7 +57,11 @@ async fn leads_to_the_store(backend: Backend) {
 
         let parts = client.push_blob(REPOSITORY, &[b"first", b"second"]).await?;
         let sent = client.get(&format!("/v2/{REPOSITORY}/blobs/{parts}")).await?;
-        assert_eq!(sent.status(), 200, "a blob of several segments is sent from here");
+        assert_eq!(
+            sent.status(),
+            200,
+            "a blob of several segments is sent from here where it stays so"
+        );
         assert_eq!(sent.text().await.map_err(|error| lost(&error))?, "firstsecond");
 
         let log = std::fs::read_to_string(origin.process().log()).unwrap_or_default();
@@ -79,6 +88,62 @@ async fn a_redirect_leads_to_moto() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_leads_to_azurite() {
     leads_to_the_store(Backend::Azurite).await;
+}
+
+/// A blob of several requests is sent from here at first; once its segments are one object, every
+/// instance leads to that.
+async fn is_composed(backend: Backend) {
+    on(backend, async |stage| {
+        let (origin, client) = with(stage, &[]).await?;
+        let content: Vec<u8> = (0..12_000_000_u32).map(|i| (i % 241) as u8).collect();
+        let (first, rest) = content.split_at(5_300_000);
+        let (second, last) = rest.split_at(1000);
+        let digest = client.push_blob(REPOSITORY, &[first, second, last]).await?;
+        let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+        let location = until("a redirect", COMPOSE_DEADLINE, async || {
+            let answer = client.get(&path).await?;
+            if answer.status() == 307 {
+                return Ok(Seen::Yes(header(&answer, LOCATION.as_str())?));
+            }
+            let sent = answer.bytes().await.map_err(|error| lost(&error))?;
+            assert!(sent == content, "{} bytes were sent meanwhile", sent.len());
+            Ok(Seen::NotYet("the blob itself".to_owned()))
+        })
+        .await?;
+        let whole = client.get(&location).await?.bytes().await.map_err(|error| lost(&error))?;
+        assert!(whole == content, "the store gave {} bytes", whole.len());
+        let metrics = until("one attempt", COMPOSE_DEADLINE, async || {
+            let metrics = origin.metrics().await?;
+            Ok(match metrics.sum("longshore_registry_compose_blobs_total") {
+                1 => Seen::Yes(metrics),
+                other => Seen::NotYet(format!("{other} attempts")),
+            })
+        });
+        let bytes = metrics.await?.sum("longshore_registry_compose_bytes_total");
+        assert_eq!(bytes, content.len() as u64);
+
+        let settings = Settings::default();
+        let another = Origin::start_with(&stage.loopback, &stage.store, "another", &settings);
+        let another = another.await?;
+        assert_eq!(Client::new(&another)?.get(&path).await?.status(), 307);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_several_requests_is_composed_on_garage() {
+    is_composed(Backend::Garage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_several_requests_is_composed_on_moto() {
+    is_composed(Backend::Moto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_several_requests_is_composed_on_azurite() {
+    is_composed(Backend::Azurite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Pushers, mounts, deletes and one or two collectors, one store operation at a time in the order
+//! Pushers, mounts, deletes, composers and one or two collectors, one store operation at a time in the order
 //! that a seed gives, with a clock that jumps by hours in between. What was acknowledged can be
 //! read, and in the end nothing is left that nothing refers to.
 
@@ -8,6 +8,7 @@ use std::task::{Context, Waker};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::storage::Keys;
@@ -92,7 +93,11 @@ impl Pusher {
             if self.random.random_bool(0.5) && self.mount(&repository, &digest).await? {
                 continue;
             }
-            self.world.push_blob(&repository, layer).await?;
+            if self.random.random_bool(0.2) {
+                self.world.push_in_requests(&repository, layer).await?;
+            } else {
+                self.world.push_blob(&repository, layer).await?;
+            }
         }
         let content = manifest_of(&layers);
         let begun_ms = self.world.storage.now_ms();
@@ -148,6 +153,14 @@ async fn collector(world: World, mut random: StdRng) {
             ..World::options()
         };
         let _ = Collector::new(world.storage.clone(), options).run().await;
+    }
+}
+
+/// Brings together whatever blob it meets.
+async fn composer(world: World, mut random: StdRng) {
+    for _ in 0..random.random_range(1..8) {
+        let digest = sha256(LAYERS[random.random_range(0..LAYERS.len())]);
+        let _ = world.storage.compose(&digest, &CancellationToken::new()).await;
     }
 }
 
@@ -237,6 +250,10 @@ fn simulate(seed: u64, conditional: bool) -> (usize, usize) {
         for _ in 0..random.random_range(0..3) {
             let random = StdRng::seed_from_u64(random.random());
             tasks.push(Box::pin(collector(world.clone(), random)));
+        }
+        for _ in 0..random.random_range(0..3) {
+            let random = StdRng::seed_from_u64(random.random());
+            tasks.push(Box::pin(composer(world.clone(), random)));
         }
         interleave(&world, &mut random, tasks, seed);
         world.store.take_turns(false);

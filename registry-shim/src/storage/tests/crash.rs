@@ -152,6 +152,21 @@ async fn after_a_crash_the_client_goes_on_or_begins_again() {
 }
 
 #[tokio::test]
+async fn composing_that_dies_anywhere_leaves_the_blob_whole() {
+    let story = async |storage: &Storage, told: &mut Acknowledged| {
+        push_image(storage, told).await?;
+        let composed = storage.compose(&layer_digest(), &CancellationToken::new()).await?;
+        assert_eq!(composed, Composed::Done(layer().len() as u64));
+        Ok(())
+    };
+    let writes = at_every_write(story, async |storage, told, _| {
+        assert!(!told.blob || blob_is_visible(storage).await);
+    })
+    .await;
+    assert!(writes > 22, "the story has {writes} writes");
+}
+
+#[tokio::test]
 async fn a_cancel_that_dies_anywhere_harms_no_blob() {
     // Another upload of the same bytes is a blob before and must stay one.
     let story = async |storage: &Storage, told: &mut Acknowledged| {

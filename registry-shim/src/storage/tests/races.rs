@@ -163,6 +163,45 @@ async fn race(seed: u64, overwrites: bool) -> usize {
     ended
 }
 
+/// A push in two requests; whether it was acknowledged.
+async fn push_again(storage: &Storage, content: &Bytes) -> bool {
+    let (half, rest) = (content.slice(..2000), content.slice(2000..));
+    let id = begun(storage, half).await.id;
+    finish(storage, id, rest, sha256(content)).await
+}
+
+async fn race_of_composers(seed: u64, overwrites: bool) -> bool {
+    let key = Arc::new(SigningKey::generate().0);
+    let storage = Storage::open(Arc::new(Shuffled::new(seed, overwrites)), key).await.unwrap();
+    let content = content(4000);
+    let digest = push_in_requests(&storage, &content, &[2000]).await;
+    let (go, repository) = (CancellationToken::new(), repository());
+    let (first, second, _removed, pushed) = tokio::join!(
+        storage.compose(&digest, &go),
+        storage.compose(&digest, &go),
+        storage.remove_member(&repository, &digest),
+        push_again(&storage, &content),
+    );
+    assert!(pushed, "seed {seed}");
+    let pointer = storage.pointer(&digest).await.unwrap().expect("it was pushed");
+    assert!(read(&storage, &pointer, None).await == content, "seed {seed}: other bytes");
+    let ended = [first, second].map(|composed| composed.unwrap());
+    let done = ended.iter().any(|ended| matches!(ended, Composed::Done(_)));
+    assert!(!done || pointer.segments.len() == 1, "seed {seed}: {ended:?}");
+    done
+}
+
+#[tokio::test]
+async fn a_blob_that_is_composed_twice_and_pushed_and_deleted_at_once_stays_whole() {
+    for overwrites in [false, true] {
+        let mut done = 0;
+        for seed in 0..SEEDS {
+            done += usize::from(race_of_composers(seed, overwrites).await);
+        }
+        assert!(done > 50, "only {done} of {SEEDS} races composed the blob");
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_many_end_at_once_loses_no_acknowledged_byte() {
     for overwrites in [false, true] {

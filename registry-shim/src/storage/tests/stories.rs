@@ -14,6 +14,7 @@ macro_rules! for_each_story {
             a_blob_pushed_twice_is_kept_once,
             wrong_bytes_are_never_a_blob,
             a_sha512_digest_may_come_at_the_end,
+            a_blob_of_several_segments_can_be_made_one,
             an_upload_goes_on_where_another_instance_stopped,
             an_upload_is_bound_to_repository_actor_and_time,
             of_two_requests_at_one_offset_one_wins,
@@ -101,6 +102,23 @@ pub(super) async fn a_sha512_digest_may_come_at_the_end(storage: Subject) {
     let range = list.range(piece).unwrap();
     let bytes = content.slice(range.offset() as usize..range.end() as usize);
     assert_eq!(list.verify(piece, &bytes), Ok(()));
+}
+
+pub(super) async fn a_blob_of_several_segments_can_be_made_one(storage: Subject) {
+    // More than two parts of the store.
+    let content = content(11_000_003);
+    let digest = push_in_requests(&storage, &content, &[4_000_000, 1]).await;
+    let composed = storage.compose(&digest, &CancellationToken::new()).await.unwrap();
+    if composed == Composed::NotNow {
+        // While failed over.
+        assert!(!storage.state().is_primary());
+        return;
+    }
+    assert_eq!(composed, Composed::Done(content.len() as u64));
+    let pointer = storage.pointer(&digest).await.unwrap().unwrap();
+    assert_eq!(pointer.segments.len(), 1);
+    assert!(read(&storage, &pointer, None).await == content);
+    assert_eq!(storage.stored("up").await, []);
 }
 
 pub(super) async fn an_upload_goes_on_where_another_instance_stopped(storage: Subject) {

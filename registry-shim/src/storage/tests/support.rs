@@ -29,6 +29,25 @@ pub(super) async fn push(storage: &Storage, content: &Bytes) -> Digest {
     digest
 }
 
+/// Pushes in several requests, the first ones of these lengths; each leaves a segment.
+pub(super) async fn push_in_requests(
+    storage: &Storage,
+    content: &Bytes,
+    lengths: &[usize],
+) -> Digest {
+    let begun = storage.begin_upload(&repository(), ACTOR, Algorithm::Sha256, NOW_MS).await;
+    let (session, digest) = (begun.unwrap(), sha256(content));
+    let (mut progress, mut rest) = (Progress::new(Algorithm::Sha256), content.clone());
+    for length in lengths.iter().copied().chain([usize::MAX]) {
+        let mut appender = storage.append(progress);
+        appender.write(rest.split_to(length.min(rest.len()))).await.unwrap();
+        progress = storage.save_upload(&session, appender).await.unwrap();
+    }
+    storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
+    storage.forget_upload(&session).await.unwrap();
+    digest
+}
+
 pub(super) async fn read(storage: &Storage, pointer: &Pointer, range: Option<(u64, u64)>) -> Bytes {
     let range = range.and_then(|(offset, length)| ByteRange::new(offset, length));
     let chunks: Vec<Bytes> = storage.stream(pointer, range).try_collect().await.unwrap();
