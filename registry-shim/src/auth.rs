@@ -283,6 +283,11 @@ impl Auth {
     }
 }
 
+/// How many public keys an identity provider gives now; one line where it gives none.
+pub(crate) async fn try_issuer(config: &crate::config::auth::Issuer) -> Result<usize, String> {
+    issuer::try_out(config).await
+}
+
 fn bad(key: &'static str, error: impl std::fmt::Display) -> StartError {
     StartError::Config { key, message: error.to_string() }
 }

@@ -331,17 +331,21 @@ impl From<OpenError> for StartError {
     }
 }
 
+/// Whether this machine alone has what is stored.
+fn is_local(config: &Config) -> bool {
+    let regions = &config.regions.region;
+    match regions.is_empty() {
+        true => config.storage.url.is_local(),
+        false => regions.iter().all(|region| region.storage.url.is_local()),
+    }
+}
+
 /// The signing key that the configuration names; at a first start it is made where it may be.
 pub fn load_key(
     config: &Config,
     first_start: bool,
 ) -> Result<Arc<longshore_proto::sign::SigningKey>, StartError> {
-    let regions = &config.regions.region;
-    let is_local = match regions.is_empty() {
-        true => config.storage.url.is_local(),
-        false => regions.iter().all(|region| region.storage.url.is_local()),
-    };
-    let may_make = first_start && is_local;
+    let may_make = first_start && is_local(config);
     let loaded = keys::load(&config.identity.signing_key_file, may_make);
     loaded.map(Arc::new).map_err(|error: KeyFileError| StartError::Config {
         key: "identity.signing_key_file",

@@ -184,8 +184,15 @@ impl Upstreams {
     }
 }
 
+/// Asks one upstream whether it would answer; what is well, or one line of what is not.
+pub(crate) async fn try_out(registry: &UpstreamRegistry) -> Result<&'static str, String> {
+    let metrics = UpstreamMetrics::of(&UpstreamsMetrics::default(), registry.prefix.as_str());
+    let client = Client::new(registry, metrics)?;
+    client.try_out().await.map_err(|error| error.to_string())
+}
+
 /// Names that could mean two upstreams are refused.
-fn check_names(config: &config::Upstream) -> Result<(), String> {
+pub(crate) fn check_names(config: &config::Upstream) -> Result<(), String> {
     let mut ns: Vec<&String> = config.own_ns.iter().collect();
     for (at, one) in config.registry.iter().enumerate() {
         for other in &config.registry[..at] {

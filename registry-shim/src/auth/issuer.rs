@@ -66,6 +66,12 @@ struct Unverified {
     iss: String,
 }
 
+/// How many public keys the issuer gives now; one line where it gives none.
+pub(super) async fn try_out(config: &IssuerConfig) -> Result<usize, String> {
+    let issuer = Issuer::new(config, &AuthMetrics::default()).map_err(|error| error.to_string())?;
+    issuer.keys.try_out().await.map_err(|error| error.to_string())
+}
+
 impl Issuers {
     pub(super) fn new(
         configs: &[IssuerConfig],

@@ -4,6 +4,8 @@
 //! redirect. Every question has a deadline that lies within the 30 s that our clients wait; bodies
 //! are the caller's to bound. Nothing here is cached but tokens.
 
+mod check;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

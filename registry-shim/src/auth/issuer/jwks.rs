@@ -126,8 +126,13 @@ impl Jwks {
         })
     }
 
-    async fn fetch(&self, now_ms: u64) {
-        let fetched = match &self.source {
+    /// How many keys there are to be had now.
+    pub(super) async fn try_out(&self) -> Result<usize, JwksError> {
+        self.read().await.map(|keys| keys.len())
+    }
+
+    async fn read(&self) -> Result<Vec<Key>, JwksError> {
+        let content = match &self.source {
             Source::Url(client, url) => get(client, url.clone()).await,
             Source::File(file) => {
                 let file = file.clone();
@@ -135,7 +140,11 @@ impl Jwks {
                 read.unwrap_or_else(|error| Err(JwksError::Fetch(error.to_string())))
             }
         };
-        let parsed = fetched.and_then(|content| parse(&content));
+        parse(&content?)
+    }
+
+    async fn fetch(&self, now_ms: u64) {
+        let parsed = self.read().await;
         match &parsed {
             Ok(keys) => {
                 self.metrics.issuer_keys_read.inc();
