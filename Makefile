@@ -10,7 +10,15 @@ DEMO_FLAGS ?=
 # Flags of a benchmark: see `make bench-origin BENCH_FLAGS=--help`.
 BENCH_FLAGS ?=
 
-.PHONY: demo bench-origin bench-upstream bench-quota test check deps build clean-lab deny advisories
+# Where `make install` puts things, as packagers expect: below DESTDIR, which is in no file.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+# What `make install` takes: release, or debug where a test has built that.
+PROFILE ?= release
+
+.PHONY: demo bench-origin bench-upstream bench-quota test check deps build install clean-lab deny \
+	advisories
 
 ## The main job on real input: a table, and target/figures/demo.json.
 demo: deps
@@ -47,6 +55,12 @@ check:
 build: deps
 	cargo build --release --workspace --bins
 	cargo build --release --workspace --features longshore-tests/hooked --bin longshore-agent-hooked
+
+## What `make build` has made, into the system or a package: programs, units, the registry's user and
+## directories, documents. A configuration that is there stays; the templates lie beside the
+## documents. Nothing is built, started or enabled.
+install:
+	packaging/install "$(TARGET)/$(PROFILE)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
 
 ## What building and the lab need, where it is missing.
 deps:

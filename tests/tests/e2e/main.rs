@@ -6,6 +6,7 @@
 mod bad_start;
 mod crash;
 mod harness;
+mod install;
 mod lab;
 mod mirror;
 mod origin_faults;
