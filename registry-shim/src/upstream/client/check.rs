@@ -23,7 +23,7 @@ impl Client {
         };
         match challenge {
             Some(Challenge::Bearer { realm, service, scope }) => {
-                let url = token_url(&realm, &service, &scope, &self.base, &self.realms);
+                let url = token_url(&realm, &service, &scope, self.reach.base(), &self.realms);
                 let elsewhere =
                     || UpstreamError::BadAnswer("its token server is not among realms".to_owned());
                 self.fetch_token(url.ok_or_else(elsewhere)?).await?;
@@ -44,9 +44,9 @@ impl Client {
         &self,
         shown: &Shown,
     ) -> Result<Result<(), Option<Challenge>>, UpstreamError> {
-        let url = self.base.join("/v2/");
+        let url = self.reach.base().join("/v2/");
         let url = url.map_err(|_| UpstreamError::BadAnswer("url has no path".to_owned()))?;
-        let mut request = self.http.get(url.clone());
+        let mut request = self.reach.known().get(url.clone());
         if let Some(value) = self.authorization(shown, &url) {
             request = request.header(AUTHORIZATION, value);
         }
