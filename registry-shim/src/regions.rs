@@ -48,6 +48,7 @@ mod list;
 mod marks;
 mod mend;
 mod metrics;
+mod projects;
 mod redirect;
 mod routes;
 mod side;
@@ -103,6 +104,7 @@ impl Regions {
     pub fn open_stores(config: &Config) -> Result<Vec<OpenedStore>, StartError> {
         let bad = |message| StartError::Config { key: "regions.region", message };
         config.regions.check().map_err(bad)?;
+        projects::check(config).map_err(bad)?;
         let open = |region: &Region| {
             region.storage.open().map_err(|error| match error {
                 OpenError::Config { .. } => bad(format!("{}: {error}", region.name)),
