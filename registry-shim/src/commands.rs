@@ -9,6 +9,7 @@ pub mod gc;
 pub mod keys;
 pub mod quota;
 pub mod serve;
+mod stores;
 pub mod users;
 
 use std::path::Path;

@@ -66,7 +66,7 @@ mod sundry;
 mod tree;
 mod worker;
 
-pub use metrics::GcMetrics;
+pub use metrics::{GcMetrics, OutcomeLabels};
 pub use options::Options;
 pub use report::{Kind, Report, Tally};
 pub use run::{Collector, GcError};

@@ -17,10 +17,11 @@
 //! - **A push that fails gives its reservation back, never a charge.** Another push may have found
 //!   it. Charges go through [`crate::storage::Storage::release_charge`] alone, by the collector.
 //!
-//! A quota is kept on the store that holds the repository. While that store is failed over, leases
-//! cannot be exact: usage is counted, and charges are written without one. Bytes of an upload that
-//! nobody has finished are no usage; the collector bounds their life. What is filled from upstream
-//! registries is a cache and is not charged.
+//! A quota is kept on the store that holds the repository; with regions a project that has one has
+//! one home, or the start is refused. While that store is failed over, leases cannot be exact: usage is
+//! counted, and charges are written without one. Bytes of an upload that nobody has finished are no
+//! usage; the collector bounds their life. What is filled from upstream
+//! registries costs what a push costs; where it does not fit it is passed on and not kept.
 //!
 //! It must never hold up a pull, never delete a charge, and never answer from memory that a project
 //! is full. Keepers are joined by [`Quota::close`], which gives every unused lease back.
@@ -49,7 +50,7 @@ pub use error::QuotaError;
 pub(crate) use intake::{Intake, Paid};
 pub use metrics::QuotaMetrics;
 pub use recompute::{Recomputed, recompute};
-pub use report::{ProjectUsage, Usage, count, usage, usages};
+pub use report::{ProjectUsage, Usage, count, usage, usage_in_all, usages};
 
 use account::Account;
 use pool::Terms;

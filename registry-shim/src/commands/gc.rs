@@ -3,14 +3,12 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use super::Failure;
+use super::stores::{Access, with_storages};
 use crate::config::Config;
 use crate::gc::{Collector, GcError, Options, Report, Tally};
-use crate::keys::Keyring;
-use crate::regions::{RegionMetrics, Regions};
-use crate::storage::{GRACE_MIN_MS, Storage};
+use crate::storage::GRACE_MIN_MS;
 
 /// `EX_TEMPFAIL` of sysexits(3): another run is at work.
 const EXIT_BUSY: u8 = 75;
@@ -66,34 +64,17 @@ pub async fn run(matches: &ArgMatches, config: &Config) -> Result<(), Failure> {
 
 /// In the one store, or in that of each region; the first that fails ends it.
 async fn collect(config: &Config, options: &Options) -> Result<Report, Failure> {
-    let key = crate::load_key(config, false)?;
-    let collect = async |storage: Storage| {
-        Collector::new(storage, options.clone()).run().await.map_err(failure)
-    };
-    if config.regions.region.is_empty() {
-        let opened = config.storage.open().map_err(crate::StartError::from)?;
-        // A dry run does not even write what finds out what the store can do.
-        let storage = if options.dry_run {
-            Storage::new(opened.store, key)
-        } else {
-            crate::open_storage(config, opened, key).await?
-        };
-        return collect(storage).await;
-    }
-    let opened = Regions::open_stores(config)?;
-    let regions =
-        Regions::open(config, opened, &Keyring::of(key), &RegionMetrics::default()).await?;
-    let (ended, mut report) = (CancellationToken::new(), Report::default());
-    // The regions' own workers carry deletions to the replicas; what they leave, others find.
-    let collecting = async {
-        let _end = ended.clone().drop_guard();
-        for storage in regions.storages() {
-            report.add(collect(storage.storage().clone()).await?);
+    // A dry run does not even write what finds out what the store can do.
+    let access = if options.dry_run { Access::Reads } else { Access::Writes };
+    with_storages(config, access, async |storages| {
+        let mut report = Report::default();
+        for storage in storages {
+            let collected = Collector::new(storage, options.clone()).run().await;
+            report.add(collected.map_err(failure)?);
         }
         Ok(report)
-    };
-    let (collected, ()) = tokio::join!(collecting, regions.run(ended.clone()));
-    collected
+    })
+    .await
 }
 
 fn failure(error: GcError) -> Failure {

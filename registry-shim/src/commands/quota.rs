@@ -1,13 +1,14 @@
-//! `longshore-registry quota list|show|recompute`: what projects use, straight from the store.
+//! `longshore-registry quota list|show|recompute`: what projects use, straight from the stores.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::Failure;
+use super::stores::{Access, with_storages};
 use crate::config::Config;
-use crate::quota::{self, ProjectUsage};
-use crate::storage::{Project, Storage, StorageError};
+use crate::quota::{self, ProjectUsage, Recomputed};
+use crate::storage::{Project, StorageError};
 
 /// `quota`
 pub fn command() -> Command {
@@ -36,30 +37,40 @@ pub fn command() -> Command {
         )
 }
 
-/// Opens the store and runs what the command line names.
+/// Runs what the command line names, on the one store or on those of all regions.
 pub async fn run(matches: &ArgMatches, config: &Config) -> Result<(), Failure> {
     let (name, matches) = matches.subcommand().expect("clap asks for a subcommand");
-    let key = crate::load_key(config, false)?;
-    let opened = config.storage.open().map_err(crate::StartError::from)?;
-    let storage = crate::open_storage(config, opened, key).await?;
     let json = matches.get_flag("json");
     match name {
         "list" => {
-            let usages = quota::usages(&storage, &config.quota).await.map_err(failed)?;
+            let usages = with_storages(config, Access::Reads, async |storages| {
+                quota::usages(&storages, &config.quota).await.map_err(failed)
+            });
+            let usages = usages.await?;
             print(json, &usages, || table_of(&usages));
         }
         "show" => {
-            let project = named(matches);
-            let usage = quota::usage(&storage, &config.quota, project).await.map_err(failed)?;
+            let usage = with_storages(config, Access::Reads, async |storages| {
+                let project = named(matches);
+                quota::usage_in_all(&storages, &config.quota, project).await.map_err(failed)
+            });
+            let usage = usage.await?;
             print(json, &usage, || details_of(&usage));
         }
-        _ => recompute(&storage, named(matches), json).await?,
+        _ => recompute(config, named(matches), json).await?,
     }
     Ok(())
 }
 
-async fn recompute(storage: &Storage, project: &Project, json: bool) -> Result<(), Failure> {
-    let found = quota::recompute(storage, project).await.map_err(failed)?;
+async fn recompute(config: &Config, project: &Project, json: bool) -> Result<(), Failure> {
+    let found = with_storages(config, Access::Writes, async |storages| {
+        let mut found = Recomputed::of(project);
+        for storage in storages {
+            found.add(&quota::recompute(&storage, project).await.map_err(failed)?);
+        }
+        Ok(found)
+    });
+    let found = found.await?;
     print(json, &found, || {
         pairs([
             ("project", found.project.clone()),

@@ -18,7 +18,7 @@ use crate::storage::{Charge, Holding, Project, Slot, Storage, StorageError};
 const BIDS_MAX: usize = 100;
 
 /// What a recomputation found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Recomputed {
     /// `team`
     pub project: String,
@@ -34,6 +34,23 @@ pub struct Recomputed {
     pub unheld: u64,
     /// Their bytes.
     pub unheld_bytes: u64,
+}
+
+impl Recomputed {
+    /// Nothing found yet.
+    pub fn of(project: &Project) -> Self {
+        Self { project: project.to_string(), ..Self::default() }
+    }
+
+    /// Adds what was found in another region's store.
+    pub fn add(&mut self, other: &Self) {
+        self.used_bytes += other.used_bytes;
+        self.charges += other.charges;
+        self.added += other.added;
+        self.added_bytes += other.added_bytes;
+        self.unheld += other.unheld;
+        self.unheld_bytes += other.unheld_bytes;
+    }
 }
 
 /// Recomputes one project. Safe beside pushes and collections.

@@ -1,5 +1,7 @@
 //! What operators see of usage: counted at the moment in which they ask.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::bid::Tally;
@@ -9,7 +11,7 @@ use crate::registry::now_ms;
 use crate::storage::{Project, Storage, StorageError};
 
 /// One project's usage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ProjectUsage {
     /// `team`
     pub project: String,
@@ -66,18 +68,43 @@ pub async fn usage(
     })
 }
 
-/// Every project that has charges or a limit of its own, sorted.
+/// One project in all regions' stores together.
 ///
 /// # Errors
-/// When the store cannot be listed.
-pub async fn usages(storage: &Storage, config: &config::Quota) -> Result<Usage, StorageError> {
-    let mut projects = storage.charged_projects().await?;
-    projects.extend(config.projects.keys().cloned());
-    projects.sort();
-    projects.dedup();
+/// When a store cannot be listed.
+pub async fn usage_in_all(
+    storages: &[Storage],
+    config: &config::Quota,
+    project: &Project,
+) -> Result<ProjectUsage, StorageError> {
+    let mut all = ProjectUsage {
+        project: project.to_string(),
+        limit_bytes: config.limit_of(project),
+        ..ProjectUsage::default()
+    };
+    for storage in storages {
+        let one = usage(storage, config, project).await?;
+        all.used_bytes += one.used_bytes;
+        all.charges += one.charges;
+        all.largest_bytes = all.largest_bytes.max(one.largest_bytes);
+        all.leased_bytes += one.leased_bytes;
+        all.leases += one.leases;
+    }
+    Ok(all)
+}
+
+/// Every project that has charges in any of the stores, or a limit of its own, sorted.
+///
+/// # Errors
+/// When a store cannot be listed.
+pub async fn usages(storages: &[Storage], config: &config::Quota) -> Result<Usage, StorageError> {
+    let mut projects: BTreeSet<Project> = config.projects.keys().cloned().collect();
+    for storage in storages {
+        projects.extend(storage.charged_projects().await?);
+    }
     let mut usages = Vec::with_capacity(projects.len());
     for project in projects {
-        usages.push(usage(storage, config, &project).await?);
+        usages.push(usage_in_all(storages, config, &project).await?);
     }
     Ok(usages)
 }

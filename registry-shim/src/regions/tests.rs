@@ -3,6 +3,7 @@
 //! The workers' steps are taken by the tests, so that nothing happens by luck.
 
 mod api;
+mod collection;
 mod crash;
 mod outage;
 mod redirect;
@@ -130,11 +131,22 @@ impl Process {
 
     /// The replica becomes a copy of the primary.
     async fn mend(&self) {
-        self.home().look_around().await.unwrap();
-        self.home().drain().await.unwrap();
-        self.home().tidy_marks().await;
-        self.home().read_marks().await;
+        mend(self.home()).await;
     }
+
+    /// Every replica does.
+    async fn mend_all(&self) {
+        for (home, _) in &self.regions.homes {
+            mend(home).await;
+        }
+    }
+}
+
+async fn mend(home: &Home) {
+    home.look_around().await.unwrap();
+    home.drain().await.unwrap();
+    home.tidy_marks().await;
+    home.read_marks().await;
 }
 
 fn repository() -> RepositoryName {
