@@ -130,7 +130,7 @@ pub(super) async fn put(
 
     let quota = &call.registry.quota;
     let paid = quota.pay(storage.storage(), repository, digest, size).await?;
-    storage.put_manifest(repository, &digest, stored).await?;
+    storage.put_manifest(repository, &digest, stored.clone()).await?;
     let subject = manifest.subject().map(|subject| subject.digest);
     if let Some(subject) = &subject {
         let referrer = describe(&manifest, annotated, media_type.clone(), digest, size);
@@ -143,6 +143,9 @@ pub(super) async fn put(
     let record = TagRecord::new(digest, media_type, size, now_ms(), call.actor.label());
     for tag in &tags {
         storage.put_tag(repository, tag, record.clone()).await?;
+        if storage.storage().is_immutable(repository, tag) {
+            storage.storage().keep_manifest(repository, &digest, &stored).await?;
+        }
     }
     let mut response = created(repository, &digest, subject.as_ref());
     if let Reference::Digest(_) = reference {

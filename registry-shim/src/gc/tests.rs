@@ -2,6 +2,7 @@
 
 mod compose;
 mod crash;
+mod immutable;
 mod simulation;
 mod stages;
 mod store;

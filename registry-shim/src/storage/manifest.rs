@@ -67,8 +67,27 @@ impl Storage {
             return Err(StorageError::TagImmutable { digest: *digest });
         }
         let key = layout::manifest(repository, digest);
-        let was_there = self.exists(&key).await?;
+        let Some(content) = self.read(&key).await? else { return Ok(false) };
         self.delete(&key).await?;
-        Ok(was_there)
+        // A tag that came meanwhile may not be left without it. Its push looks for the manifest
+        // once more after the tag: whoever comes last sees the other.
+        if self.is_named_for_good(repository, digest).await? {
+            self.overwrite(&key, content).await?;
+            return Err(StorageError::TagImmutable { digest: *digest });
+        }
+        Ok(true)
+    }
+
+    /// Puts a manifest back that went between its push and that of its immutable tag.
+    pub async fn keep_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        manifest: &StoredManifest,
+    ) -> Result<(), StorageError> {
+        match self.exists(&layout::manifest(repository, digest)).await? {
+            true => Ok(()),
+            false => self.put_manifest(repository, digest, manifest).await,
+        }
     }
 }

@@ -212,3 +212,33 @@ async fn an_upload_that_many_end_at_once_loses_no_acknowledged_byte() {
         assert!(acknowledged > 50, "only {acknowledged} of {SEEDS} races had a winner");
     }
 }
+
+/// A push under an immutable tag beside a delete of what it names; whether the delete was refused.
+async fn race_for_a_tag(seed: u64) -> bool {
+    let store = Arc::new(Shuffled::new(seed, false));
+    let storage = storage(store, &Arc::new(SigningKey::generate().0));
+    let storage = storage.with_immutable_tags(&["*:v1".parse().unwrap()]);
+    let (repository, tag) = (repository(), "v1".parse().unwrap());
+    let (digest, stored) = manifest("{}");
+    storage.put_manifest(&repository, &digest, &stored).await.unwrap();
+    let push = async {
+        storage.put_manifest(&repository, &digest, &stored).await?;
+        storage.put_tag(&repository, &tag, &tag_record(digest)).await?;
+        storage.keep_manifest(&repository, &digest, &stored).await
+    };
+    let (pushed, deleted) = tokio::join!(push, storage.delete_manifest(&repository, &digest));
+    pushed.unwrap();
+    assert!(storage.tag(&repository, &tag).await.unwrap().is_some());
+    let there = storage.manifest(&repository, &digest).await.unwrap();
+    assert!(there.is_some(), "seed {seed}: an immutable tag without its manifest");
+    deleted.is_err()
+}
+
+#[tokio::test]
+async fn an_immutable_tag_that_comes_beside_a_delete_keeps_its_manifest() {
+    let mut refused = 0;
+    for seed in 0..SEEDS {
+        refused += u64::from(race_for_a_tag(seed).await);
+    }
+    assert!(refused > 0 && refused < SEEDS, "{refused} of {SEEDS} deletes came too late");
+}
