@@ -55,6 +55,7 @@
 mod blobs;
 pub mod bloom;
 pub mod decide;
+mod gone;
 mod metrics;
 mod options;
 mod progress;

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use super::decide::{self, BlobPlan, BlobView};
 use super::run::Run;
 use super::{GcError, Kind};
-use crate::storage::{Keys, Seen, StorageError};
+use crate::storage::{Item, Keys, Seen, StorageError};
 
 /// Where digests are spread over prefixes.
 const ROOTS: [&str; 4] = ["blob", "bref", "states", "gc/tomb"];
@@ -96,11 +96,11 @@ impl Run<'_> {
                 blob.tombstones.insert(generation.to_owned(), seen);
             }
         }
+        let mut listing = self.sweep(&format!("bref/{prefix}"));
         let held = self.held().await?;
         for (digest, blob) in &mut shelf.blobs {
             blob.referenced = held.may_contain(digest);
         }
-        let mut listing = storage.sweep(&format!("bref/{prefix}"));
         while let Some((key, seen)) = listing.try_next().await? {
             let Some((digest, last)) = Keys::spread("bref", &key) else { continue };
             if let Some(blob) = shelf.blobs.get_mut(&digest) {
@@ -141,7 +141,8 @@ impl Run<'_> {
         seen: &Seen,
     ) -> Result<(), GcError> {
         let Some(repository) = Keys::referring(last) else { return Ok(()) };
-        if self.storage.is_member(&repository, digest).await? {
+        let membership = Keys::item(&repository, Item::Blob(*digest));
+        if !self.is_gone(&membership) && self.storage.is_member(&repository, digest).await? {
             return Ok(());
         }
         if !self.policy().is_past_grace(seen) {

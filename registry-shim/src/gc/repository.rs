@@ -141,9 +141,8 @@ impl Run<'_> {
         }
         if !self.options.dry_run {
             self.keep_window().await?;
-            self.storage.remove(&key).await?;
         }
-        self.report().freed(kind, seen.map_or(0, |seen| seen.bytes));
+        self.delete(kind, &key, seen.map_or(0, |seen| seen.bytes)).await?;
         if let Item::Blob(digest) = item {
             let reference = Keys::reverse_reference(&digest, repository);
             self.take(Kind::ReverseReference, &reference).await?;
@@ -215,7 +214,7 @@ impl Run<'_> {
     }
 
     async fn has_manifest(&self, repository: &RepositoryName) -> Result<bool, StorageError> {
-        let mut listing = self.storage.sweep(&format!("repo/{repository}!/man"));
+        let mut listing = self.sweep(&format!("repo/{repository}!/man"));
         Ok(listing.try_next().await?.is_some())
     }
 

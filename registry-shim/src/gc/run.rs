@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-use futures::TryStreamExt as _;
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use longshore_proto::RepositoryName;
 use object_store::path::Path;
@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::bloom::Bloom;
 use super::decide::Policy;
+use super::gone::Gone;
 use super::progress::{LEASE, LEASE_MS, Lease, PROGRESS, Progress, RENEW_MS, RESUME_MS, Stage};
 use super::{Kind, Options, Report};
-use crate::storage::{CLOCK_SKEW_MS, Item, Keys, Project, Storage, StorageError};
+use crate::storage::{CLOCK_SKEW_MS, Item, Keys, Project, Seen, Storage, StorageError};
 
 /// How long a window counts as open without being renewed.
 const WINDOW_MS: u64 = 60 * 1000;
@@ -61,6 +62,8 @@ pub(super) struct Run<'a> {
     pub(super) progress: Progress,
     /// Segments of pointers that this run deleted: they need not get old.
     pub(super) unnamed: BTreeSet<u128>,
+    /// What a dry run has counted as deleted, for what depends on it.
+    gone: Gone,
     pace: Option<DefaultDirectRateLimiter>,
     renewed_ms: u64,
     window: Option<(RepositoryName, u64)>,
@@ -112,6 +115,7 @@ impl<'a> Run<'a> {
             id: Uuid::new_v4(),
             progress: Progress::begin(),
             unnamed: BTreeSet::new(),
+            gone: Gone::new(options.segments_max),
             pace,
             renewed_ms: 0,
             window: None,
@@ -283,13 +287,46 @@ impl<'a> Run<'a> {
 
     /// Deletes what is garbage, and counts it if it was there.
     pub(super) async fn take(&mut self, kind: Kind, key: &Path) -> Result<bool, GcError> {
-        let Some(seen) = self.storage.look(key).await? else { return Ok(false) };
+        let seen = self.storage.look(key).await?.filter(|_| !self.is_gone(key));
+        let Some(seen) = seen else { return Ok(false) };
         if !self.options.dry_run {
             self.may_delete().await?;
+        }
+        self.delete(kind, key, seen.bytes).await?;
+        Ok(true)
+    }
+
+    /// Deletes what may be deleted now, and counts it.
+    pub(super) async fn delete(
+        &mut self,
+        kind: Kind,
+        key: &Path,
+        bytes: u64,
+    ) -> Result<(), GcError> {
+        if self.options.dry_run {
+            self.gone.insert(key);
+        } else {
             self.storage.remove(key).await?;
         }
-        self.report().freed(kind, seen.bytes);
-        Ok(true)
+        self.report().freed(kind, bytes);
+        Ok(())
+    }
+
+    /// Whether this dry run has counted it as deleted.
+    pub(super) fn is_gone(&self, key: &Path) -> bool {
+        self.gone.contains(key)
+    }
+
+    /// What lies below a prefix, without what a dry run has counted as deleted.
+    pub(super) fn sweep(
+        &self,
+        prefix: &str,
+    ) -> BoxStream<'static, Result<(Path, Seen), StorageError>> {
+        let (gone, all) = (self.gone.clone(), self.storage.sweep(prefix));
+        if gone.is_empty() {
+            return all;
+        }
+        all.try_filter(move |(key, _)| std::future::ready(!gone.contains(key))).boxed()
     }
 
     /// Deletes one of the collector's own objects.
@@ -315,7 +352,7 @@ impl<'a> Run<'a> {
     pub(super) async fn held(&mut self) -> Result<&Bloom, GcError> {
         if self.held.is_none() {
             let mut held = Bloom::new(self.options.filter_bytes, self.id.as_u64_pair().0);
-            let mut listing = self.storage.sweep("repo");
+            let mut listing = self.sweep("repo");
             while let Some((key, _)) = listing.try_next().await? {
                 self.alive().await?;
                 let Some((repository, item)) = Keys::holding(&key) else { continue };

@@ -78,7 +78,7 @@ impl Run<'_> {
     async fn named(&mut self, first: u128) -> Result<Option<Named>, GcError> {
         let (storage, most) = (self.storage, self.options.segments_max.max(1));
         let (mut names, mut last) = (Vec::new(), None);
-        let mut pointers = storage
+        let mut pointers = self
             .sweep("blob")
             .map_ok(|(key, _)| {
                 let storage = storage.clone();

@@ -73,7 +73,8 @@ impl Run<'_> {
         seen: &Seen,
     ) -> Result<(), GcError> {
         let released = if self.options.dry_run {
-            match self.storage.is_held_in(project, &charge.digest).await? {
+            let held = |key: &Path| self.is_gone(key);
+            match self.storage.is_held_but_by(project, &charge.digest, held).await? {
                 true => Released::Held,
                 false => Released::Gone,
             }

@@ -122,13 +122,28 @@ impl Storage {
         project: &Project,
         digest: &Digest,
     ) -> Result<bool, StorageError> {
-        let inner = layout::reverse_references_in(digest, project);
-        if self.store.list(Some(&inner)).try_next().await?.is_some()
-            || self.exists(&layout::reverse_reference_at(digest, project)).await?
-        {
+        self.is_held_but_by(project, digest, |_| false).await
+    }
+
+    /// The same where keys are taken for deleted of which `gone` says so.
+    pub(crate) async fn is_held_but_by(
+        &self,
+        project: &Project,
+        digest: &Digest,
+        gone: impl Fn(&Path) -> bool,
+    ) -> Result<bool, StorageError> {
+        let mut inner = self.store.list(Some(&layout::reverse_references_in(digest, project)));
+        while let Some(found) = inner.try_next().await? {
+            if !gone(&found.location) {
+                return Ok(true);
+            }
+        }
+        let own = layout::reverse_reference_at(digest, project);
+        if !gone(&own) && self.exists(&own).await? {
             return Ok(true);
         }
-        let repositories = self.repositories_of(project).await?;
+        let mut repositories = self.repositories_of(project).await?;
+        repositories.retain(|repository| !gone(&layout::manifest(repository, digest)));
         let mut found =
             futures::stream::iter(repositories)
                 .map(|repository| async move {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gc::{Kind, Tally};
-use crate::storage::{Referrer, Seen};
+use crate::storage::{Charge, Referrer, Seen};
 
 fn freed(reports: &[Report], kind: Kind) -> u64 {
     reports.iter().filter_map(|report| report.kinds.get(&kind)).map(|t| t.freed_objects).sum()
@@ -31,23 +31,42 @@ async fn a_deleted_image_is_freed_and_a_shared_layer_stays() {
     assert_eq!(objects as usize, before.len() - after.len());
 }
 
+/// Of every kind that depends on another: what goes in one run makes other things garbage in it.
 #[tokio::test]
 async fn a_dry_run_changes_nothing_and_says_what_a_run_would_free() {
     let world = World::new(true);
-    let (one, gone) = world.push_image("team/one", "v1", &[b"layer"]).await;
+    let (one, gone) = world.push_image("team/one", "v1", &[b"layer", b"shared"]).await;
+    let (two, _) = world.push_image("team/two", "v1", &[b"old", b"shared"]).await;
+    let (_, kept) = world.push_image("team/two", "v1", &[b"new", b"shared"]).await;
+    let team = "team".parse().unwrap();
+    for content in [&b"layer"[..], b"shared", b"old", b"new"] {
+        let charge = Charge { digest: sha256(content), size: content.len() as u64 };
+        world.storage.create_charge(&team, &charge).await.unwrap();
+    }
     world.storage.delete_manifest(&one, &gone).await.unwrap();
-    world.clock.advance(LONG_MS);
-    world.collect().await.unwrap();
-    world.clock.advance(LONG_MS);
-    let before = world.keys().await;
-    let options = Options { dry_run: true, ..World::options() };
-    let dry = Collector::new(world.storage.clone(), options).run().await.unwrap();
-    assert_eq!(world.keys().await, before);
-    assert!(dry.dry_run);
-    let wet = world.collect().await.unwrap();
-    let tally = |report: &Report| report.kinds[&Kind::Membership];
-    assert_eq!(tally(&dry), tally(&wet));
-    assert_eq!(tally(&dry).freed_objects, 1);
+    let options =
+        Options { untagged_after_ms: Some(HOUR_MS), tag_history_max: Some(1), ..World::options() };
+    let dry = Options { dry_run: true, ..options.clone() };
+    let run = |options: &Options| {
+        let collector = Collector::new(world.storage.clone(), options.clone());
+        async move { collector.run().await.unwrap() }
+    };
+    let mut reports = Vec::new();
+    for _ in 0..8 {
+        world.clock.advance(LONG_MS);
+        let before = world.keys().await;
+        let said = run(&dry).await;
+        assert_eq!(world.keys().await, before);
+        assert!(said.dry_run);
+        let done = run(&options).await;
+        assert_eq!(said.kinds, done.kinds);
+        reports.push(done);
+    }
+    assert_eq!(reports[7].total(), Tally::default());
+    for kind in [Kind::Membership, Kind::Manifest, Kind::Segment, Kind::Pointer, Kind::Charge] {
+        assert!(freed(&reports, kind) > 0, "{kind:?}");
+    }
+    world.check_image(&two, &kept, "after").await;
 }
 
 #[tokio::test]
