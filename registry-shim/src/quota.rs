@@ -19,7 +19,8 @@
 //!
 //! A quota is kept on the store that holds the repository; with regions a project that has one has
 //! one home, or the start is refused. While that store is failed over, leases cannot be exact: usage is
-//! counted, and charges are written without one. Bytes of an upload that nobody has finished are no
+//! counted, and charges are written without one; what was counted and leased before counts no more
+//! when it is back. Bytes of an upload that nobody has finished are no
 //! usage; the collector bounds their life. What is filled from upstream
 //! registries costs what a push costs; where it does not fit it is passed on and not kept.
 //!

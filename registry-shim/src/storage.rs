@@ -177,6 +177,11 @@ impl Storage {
         self.standing.as_ref().map_or(StoreState::Primary, |standing| standing.state())
     }
 
+    /// How often it has left its primary store, or found that others had.
+    pub fn departures(&self) -> u64 {
+        self.standing.as_ref().map_or(0, |standing| standing.departures())
+    }
+
     /// Whether a tag or a list that is read now may have changed in a store that is away.
     pub fn may_be_stale(&self) -> bool {
         self.standing.as_ref().is_some_and(|standing| standing.may_be_stale())
@@ -283,4 +288,4 @@ fn encode<T: serde::Serialize>(record: &T) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,10 +4,12 @@
 //! alone. Whatever a push holds goes back when its guard is dropped, wherever the push broke off.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::error::QuotaError;
 use super::metrics::QuotaMetrics;
@@ -28,6 +30,8 @@ pub(super) struct Account {
     pub(super) stirred: Notify,
     wait: Duration,
     clock: Clock,
+    /// Of the store from its primary, when the pool last heard of it.
+    departures: AtomicU64,
     desk: Mutex<Desk>,
 }
 
@@ -80,6 +84,7 @@ impl Account {
     ) -> Self {
         let desk = Desk { pool: Pool::new(terms, instance), answers: HashMap::new() };
         Self {
+            departures: AtomicU64::new(storage.departures()),
             storage,
             project,
             limit: terms.limit,
@@ -95,6 +100,10 @@ impl Account {
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut Pool, u64) -> T) -> T {
         let mut desk = self.desk();
         let now_ms = self.now_ms();
+        let departures = self.storage.departures();
+        if self.departures.swap(departures, Ordering::AcqRel) != departures {
+            desk.pool.distrust();
+        }
         let result = change(&mut desk.pool, now_ms);
         desk.answer(now_ms);
         result

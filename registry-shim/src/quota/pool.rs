@@ -120,6 +120,8 @@ pub(super) struct Pool {
     decided: Vec<(Ticket, u64, Decision)>,
     count: Option<Count>,
     counts_begun: u64,
+    /// Whether the count that is under way says nothing.
+    count_is_void: bool,
     /// When the count began and what the lease had left then.
     count_began: (u64, u64),
     earliest_round_ms: u64,
@@ -145,6 +147,7 @@ impl Pool {
             decided: Vec::new(),
             count: None,
             counts_begun: 0,
+            count_is_void: false,
             count_began: (0, 0),
             earliest_round_ms: 0,
             paused_until_ms: 0,
@@ -205,6 +208,16 @@ impl Pool {
         }
         self.changed();
         self.grant(now_ms);
+    }
+
+    /// Charges were written elsewhere, past every lease: what was counted and leased before says
+    /// nothing any more. What pushes hold asks for another lease.
+    pub(super) fn distrust(&mut self) {
+        self.count = None;
+        self.count_is_void = true;
+        self.lease = None;
+        self.bid = None;
+        self.changed();
     }
 
     /// Decisions since the last call: the ticket, its bytes, and what became of it.

@@ -101,6 +101,8 @@ pub(super) struct Home {
     pub(super) complete: AtomicBool,
     /// Unix milliseconds since which it is not on its primary; 0 while it is.
     since_ms: AtomicU64,
+    /// How often it has left its primary.
+    departures: AtomicU64,
     /// How often redirects have changed their way.
     moved: AtomicU64,
     born: Instant,
@@ -156,6 +158,7 @@ impl Home {
             capabilities: OnceLock::new(),
             complete: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
+            departures: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             born: Instant::now(),
             doubtful_until_ms: AtomicU64::new(0),
@@ -366,6 +369,9 @@ impl Home {
         }
         let now = now_ms();
         let known = self.since_ms.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        if known.is_ok() {
+            self.departures.fetch_add(1, Ordering::AcqRel);
+        }
         let since_ms = known.err().unwrap_or(now);
         self.metrics.state.set(if away { 2 } else { 1 });
         if away { StoreState::FailedOver { since_ms } } else { StoreState::CatchingUp { since_ms } }
@@ -397,6 +403,10 @@ impl Standing for Home {
             return StoreState::Primary;
         }
         self.note_state()
+    }
+
+    fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -41,6 +41,9 @@ pub trait Standing: Debug + Send + Sync {
     /// Where it reads and writes now.
     fn state(&self) -> StoreState;
 
+    /// How often it has left its primary: what was counted there before may have grown elsewhere.
+    fn departures(&self) -> u64;
+
     /// What the store where it writes now can do, and what no store can do for it now.
     fn capabilities(&self) -> Capabilities;
 

@@ -5,7 +5,7 @@ mod charge;
 mod compose;
 mod contract;
 mod crash;
-mod faulty;
+pub(crate) mod faulty;
 mod races;
 mod rotation;
 mod stalling;

@@ -43,6 +43,7 @@ impl Pool {
         self.end_doubts(now_ms);
         self.since = 0;
         self.counts_begun += 1;
+        self.count_is_void = false;
         self.count_began = (now_ms, self.unspent(now_ms));
     }
 
@@ -54,6 +55,9 @@ impl Pool {
         tally: Tally,
         now_ms: u64,
     ) -> Option<Bid> {
+        if self.count_is_void {
+            return None;
+        }
         let (began_ms, own_then) = self.count_began;
         let chain = Chain::of(slots);
         // A lease that ended while the charges were listed may have charges that are in no list.

@@ -185,3 +185,23 @@ fn a_lease_that_pushes_need_is_renewed_in_time() {
     assert_eq!(second.number, 2);
     assert_eq!(pool.begin_spend(100, 100, 1400), Some(1500));
 }
+
+#[test]
+fn what_was_leased_and_counted_before_a_failover_says_nothing_after_it() {
+    let mut pool = pool();
+    pool.enqueue(300);
+    let slot = lease(&mut pool, &[], 0, 0).unwrap();
+    assert!(pool.reserve(50, 0));
+    // A count is under way, and a bid by it: neither knows what was charged elsewhere.
+    pool.begin_count(10);
+    pool.distrust();
+    assert!(!pool.reserve(1, 10));
+    assert!(pool.begin_spend(350, 350, 10).is_none());
+    assert!(pool.bid_by_count(std::slice::from_ref(&slot), tally(0, 0), 10).is_none());
+    assert!(pool.bid_by_earlier_count(std::slice::from_ref(&slot), 10).is_none());
+    // What pushes hold asks again, and is leased by a new count alone.
+    assert!(pool.wants_round(10_000));
+    let slot = lease(&mut pool, &[slot], 600, 10_000).unwrap();
+    assert_eq!(slot.bytes, 362);
+    assert!(pool.begin_spend(350, 350, 10_000).is_some());
+}

@@ -1,4 +1,5 @@
-//! A store whose machine dies at a chosen write: from then on nothing works.
+//! A store whose machine dies at a chosen write: from then on nothing works, or that write alone
+//! does not.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use object_store::{
 
 /// Whether the write at which the machine dies was still done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Last {
+pub(crate) enum Last {
     /// It was not.
     Lost,
     /// It was, and nobody was told.
@@ -25,7 +26,7 @@ pub(super) enum Last {
 
 /// Counts writes and dies at one of them.
 #[derive(Debug)]
-pub(super) struct FaultyStore {
+pub(crate) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     gate: Arc<Gate>,
 }
@@ -34,17 +35,29 @@ pub(super) struct FaultyStore {
 struct Gate {
     writes: AtomicUsize,
     dies_at: usize,
+    /// Writes from that one on that fail, reads behind the first of them too.
+    dead_for: usize,
     last: Last,
 }
 
 impl FaultyStore {
     /// Dies at the write number `dies_at`, from 0.
-    pub(super) fn new(inner: Arc<dyn ObjectStore>, dies_at: usize, last: Last) -> Self {
-        Self { inner, gate: Arc::new(Gate { writes: AtomicUsize::new(0), dies_at, last }) }
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, dies_at: usize, last: Last) -> Self {
+        Self::failing(inner, dies_at, usize::MAX, last)
+    }
+
+    /// Fails at the write number `fails_at` alone.
+    pub(crate) fn failing_once(inner: Arc<dyn ObjectStore>, fails_at: usize, last: Last) -> Self {
+        Self::failing(inner, fails_at, 1, last)
+    }
+
+    fn failing(inner: Arc<dyn ObjectStore>, dies_at: usize, dead_for: usize, last: Last) -> Self {
+        let writes = AtomicUsize::new(0);
+        Self { inner, gate: Arc::new(Gate { writes, dies_at, dead_for, last }) }
     }
 
     /// Whether that write was reached.
-    pub(super) fn died(&self) -> bool {
+    pub(crate) fn died(&self) -> bool {
         self.gate.writes.load(Ordering::SeqCst) > self.gate.dies_at
     }
 }
@@ -55,12 +68,14 @@ impl Gate {
     }
 
     fn read(&self) -> Result<()> {
-        if self.writes.load(Ordering::SeqCst) > self.dies_at { Err(Self::dead()) } else { Ok(()) }
+        let writes = self.writes.load(Ordering::SeqCst);
+        let is_dead = writes > self.dies_at && writes - self.dies_at < self.dead_for;
+        if is_dead { Err(Self::dead()) } else { Ok(()) }
     }
 
     async fn write<T>(&self, write: impl Future<Output = Result<T>>) -> Result<T> {
         let number = self.writes.fetch_add(1, Ordering::SeqCst);
-        if number < self.dies_at {
+        if number < self.dies_at || number - self.dies_at >= self.dead_for {
             return write.await;
         }
         if number == self.dies_at && self.last == Last::Done {
