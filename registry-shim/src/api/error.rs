@@ -114,6 +114,9 @@ impl From<&StorageError> for ApiError {
             StorageError::Contended => {
                 answer.with_header(RETRY_AFTER, HeaderValue::from_static("30"))
             }
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+                answer.with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+            }
             _ => answer,
         }
     }
