@@ -59,10 +59,11 @@ fn refusal(
     peer: &Peer,
 ) -> ApiError {
     let at = Challenge { tls: peer.tls, authority, advertise: registry.advertise.as_deref() };
-    let challenges = registry.auth.challenges(error, wanted, at);
-    challenges
-        .into_iter()
-        .fold(error.into(), |error: ApiError, value| error.with_header(WWW_AUTHENTICATE, value))
+    let refused = ApiError::from(error);
+    match registry.auth.challenge(error, wanted, at) {
+        Some(value) => refused.with_header(WWW_AUTHENTICATE, value),
+        None => refused,
+    }
 }
 
 impl Call<'_> {

@@ -1,7 +1,8 @@
 //! Challenges: how a client that was refused learns what to ask for, and where.
 //!
-//! Source: RFC 6750 section 3, Docker Registry v2 "Token Authentication Specification". One header
-//! per scheme, Bearer first: clients take the first one that they know.
+//! Source: RFC 6750 section 3, Docker Registry v2 "Token Authentication Specification". Only Bearer,
+//! also where passwords are taken on every request: many clients read all the headers of a name as
+//! one text, and would look for tokens at the realm of a second scheme.
 
 use http::HeaderValue;
 use longshore_proto::RepositoryName;
@@ -38,23 +39,23 @@ pub struct Challenge<'a> {
 }
 
 impl Auth {
-    /// Values of `WWW-Authenticate` for a refusal; none where credentials would not help.
-    pub fn challenges(
+    /// The value of `WWW-Authenticate` for a refusal; none where credentials would not help.
+    pub fn challenge(
         &self,
         error: AuthError,
         wanted: Wanted<'_>,
         at: Challenge<'_>,
-    ) -> Vec<HeaderValue> {
+    ) -> Option<HeaderValue> {
         let code = match error {
             AuthError::Anonymous => None,
             AuthError::Unauthorized => Some("invalid_token"),
             AuthError::Scope => Some("insufficient_scope"),
             AuthError::Denied | AuthError::Throttled { .. } | AuthError::Unavailable => {
-                return Vec::new();
+                return None;
             }
         };
         if !self.on {
-            return vec![HeaderValue::from_static("Bearer")];
+            return Some(HeaderValue::from_static("Bearer"));
         }
         let realm = self.realm.clone().unwrap_or_else(|| realm(at));
         let mut bearer = format!("Bearer realm=\"{realm}\",service=\"{}\"", self.service);
@@ -64,10 +65,7 @@ impl Auth {
         if let Some(code) = code {
             bearer.push_str(&format!(",error=\"{code}\""));
         }
-        let basic = format!("Basic realm=\"{}\",charset=\"UTF-8\"", self.service);
-        let basic = (self.basic && self.users.is_some()).then_some(basic);
-        let values = std::iter::once(bearer).chain(basic);
-        values.filter_map(|value| HeaderValue::try_from(value).ok()).collect()
+        HeaderValue::try_from(bearer).ok()
     }
 
     /// What `/token` answers to credentials that do not hold.

@@ -166,8 +166,8 @@ fn a_challenge_says_what_to_ask_for_and_where() {
     let auth = with_rules(vec![rule("user:a", "*", &[RuleAction::Pull])]);
     let at = Challenge { tls: true, authority: Some("r.example:5000"), advertise: None };
     let value = |error, wanted, at| {
-        let values = auth.challenges(error, wanted, at);
-        values.first().map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+        let value = auth.challenge(error, wanted, at);
+        value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     };
     let wanted = Wanted::Repository(Action::Push, &name("team/a"));
     assert_eq!(
