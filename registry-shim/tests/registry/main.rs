@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod across;
+mod anything;
 mod auth;
 mod bounds;
 mod check;
