@@ -17,6 +17,7 @@ mod challenge;
 mod credential;
 mod identify;
 mod issuer;
+mod members;
 mod metrics;
 mod pattern;
 mod permit;
@@ -37,8 +38,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
+use crate::config::Join;
 use crate::config::auth::Auth as AuthConfig;
 use issuer::Issuers;
+use members::Members;
 use policy::Policy;
 use token::Tokens;
 use users::Users;
@@ -51,7 +54,7 @@ pub use permit::{Asked, PermitClaims, PermitRefused};
 pub use scope::{Scope, TooManyScopes};
 pub use session::{NodeSession, SESSION_SECONDS};
 pub use token::{Issued, TokenKeyError, make_token_key, token_key_id};
-pub use token_file::{JoinTokens, TokenFileError};
+pub use token_file::{JoinToken, JoinTokens, TokenFileError};
 
 /// What a request wants to do with a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,7 @@ pub struct Auth {
     tokens: Tokens,
     users: Option<Arc<Users>>,
     issuers: Issuers,
+    members: Members,
     metrics: AuthMetrics,
     verified: Verified,
 }
@@ -127,6 +131,7 @@ impl Auth {
     pub fn new(
         keys: &[&SigningKey],
         config: &AuthConfig,
+        join: &Join,
         metrics: AuthMetrics,
     ) -> Result<Self, StartError> {
         let derived = |purpose| keys.iter().map(|key| derive(key, purpose)).collect::<Vec<_>>();
@@ -136,7 +141,9 @@ impl Auth {
             Tokens::new(&config.token_keys, &secrets, &config.service, config.token_seconds);
         let users = config.users_file.as_deref().map(Users::load).transpose();
         let issuers = Issuers::new(&config.issuer, &metrics);
-        if config.rule.is_empty() && !config.issuer.is_empty() {
+        let members = Members::load(join, !config.issuer.is_empty())?;
+        let for_nodes = !join.identity.is_empty();
+        if config.rule.is_empty() && !config.issuer.is_empty() && !for_nodes {
             let message = "no auth.rule says what identities of issuers may do";
             return Err(bad("auth.issuer", message));
         }
@@ -151,6 +158,7 @@ impl Auth {
             tokens: tokens.map_err(|error| bad("auth.token_keys", error))?,
             users: users.map_err(|error| bad("auth.users_file", error))?.map(Arc::new),
             issuers: issuers.map_err(|error| bad("auth.issuer", error))?,
+            members,
             metrics,
             verified: Verified::new(),
         })

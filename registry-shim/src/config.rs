@@ -96,7 +96,7 @@ const BASE: &[Setting] = &[
     Setting {
         key: "join.token_file",
         kind: Kind::Text,
-        help: "tokens that let nodes join, one a line [default: none, anyone may join]",
+        help: "lines TOKEN [POOL…]: who may join what [default: none, anyone may join]",
     },
     Setting {
         key: "tracker.announce_period_ms",
@@ -196,6 +196,18 @@ pub struct Join {
     /// Tokens, one a line.
     #[serde(deserialize_with = "optional_path")]
     pub token_file: Option<PathBuf>,
+    /// Whom issuers vouch for may join too.
+    pub identity: Vec<JoinIdentity>,
+}
+
+/// `[[join.identity]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinIdentity {
+    /// `jwt:ISSUER:SUB` or `group:NAME`; `*` inside a name stands for any characters.
+    pub subjects: Vec<String>,
+    /// Patterns of the pools that nodes with such an identity may join.
+    pub pools: Vec<String>,
 }
 
 /// `[tracker]`

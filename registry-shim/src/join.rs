@@ -1,6 +1,6 @@
 //! Join: makes a node a member of a pool.
 //!
-//! The node proves nothing yet but that it knows a token; the session that it gets is bound to the
+//! The node proves that it knows a token, or that an issuer vouches for it; the session that it gets is bound to the
 //! PeerId of the key that it shows. Fleet certificates will sit here: the answer has their place.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use longshore_proto::rpc::origin::membership_server::Membership;
 use tonic::{Request, Response, Status};
 
 use crate::address;
-use crate::auth::{JoinTokens, NodeSession, SESSION_SECONDS};
+use crate::auth::{AuthError, NodeSession, SESSION_SECONDS};
 use crate::registry::{Registry, now_ms};
 use crate::rpc::{Reached, base_url, invalid};
 
@@ -21,8 +21,6 @@ use crate::rpc::{Reached, base_url, invalid};
 const NAME_CHARS_MAX: usize = 64;
 /// An Ed25519 key has 36 bytes in libp2p's encoding.
 const PUBLIC_KEY_BYTES_MAX: usize = 128;
-/// Longest token that is looked at.
-const TOKEN_CHARS_MAX: usize = 16 * 1024;
 
 /// Serves `longshore.origin.v1.Membership`.
 #[derive(Clone, Debug)]
@@ -36,22 +34,23 @@ impl MembershipService {
         Self { registry }
     }
 
-    fn admit(&self, credential: Option<rpc::Credential>) -> Result<(), Status> {
-        let token = match credential.and_then(|credential| credential.kind) {
+    async fn admit(&self, shown: Option<rpc::Credential>, pool: &str) -> Result<(), Status> {
+        let token = match shown.and_then(|credential| credential.kind) {
             Some(Kind::Token(token)) => token,
             None | Some(Kind::Anonymous(_)) => String::new(),
             Some(Kind::Document(_) | Kind::Certificate(_)) => {
                 return Err(Status::unimplemented("this origin takes no such credential"));
             }
         };
-        // Where clients are asked who they are, a node is too: it may pull what rules give nodes.
-        let registry = &self.registry;
-        let asked = !registry.auth.is_on() || matches!(registry.tokens, JoinTokens::Of(_));
-        if asked && token.len() <= TOKEN_CHARS_MAX && registry.tokens.admit(&token) {
+        let Err(refused) = self.registry.auth.admit_node(&token, pool, now_ms()).await else {
             return Ok(());
-        }
+        };
         self.registry.metrics.joins_refused.inc();
-        Err(Status::unauthenticated("join token is wrong or missing"))
+        Err(match refused {
+            AuthError::Unavailable => Status::unavailable("token cannot be verified now"),
+            AuthError::Denied => Status::permission_denied("may not join that pool"),
+            _ => Status::unauthenticated("join token is wrong or missing"),
+        })
     }
 }
 
@@ -65,7 +64,8 @@ impl Membership for MembershipService {
         let remote = reached.ok_or_else(|| Status::internal("connection is unknown"))?.peer.address;
         let url = base_url(&self.registry, request.extensions());
         let message = request.into_inner();
-        self.admit(message.credential)?;
+        let pool = name(&message.pool)?;
+        self.admit(message.credential, &pool).await?;
         if message.swarm_version != SWARM_VERSION {
             let spoken = message.swarm_version;
             let reason = format!("swarm version is {spoken} and not {SWARM_VERSION}");
@@ -75,7 +75,7 @@ impl Membership for MembershipService {
         let observed = remote.ip().to_canonical();
         let session = NodeSession {
             peer_id: peer.to_base58(),
-            pool: name(&message.pool)?,
+            pool,
             zone: name(&message.zone)?,
             expires_at_s: now_ms() / 1000 + u64::from(SESSION_SECONDS),
         };

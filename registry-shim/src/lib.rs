@@ -44,8 +44,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use admin::Admin;
+use auth::Auth;
 use auth::audit::{Audit, AuditFile};
-use auth::{Auth, JoinTokens, TokenFileError};
 use cache::CachedStorage;
 use compose::Composing;
 use config::{Config, Serve};
@@ -129,9 +129,8 @@ impl Instance {
 
     async fn start_with(config: &Config, stores: Stores) -> Result<Self, StartError> {
         let keys = load_keys(config, true)?;
-        let tokens = JoinTokens::load(config.join.token_file.as_deref()).map_err(bad_tokens)?;
         let metrics = Metrics::new();
-        let auth = Auth::new(&keys.all(), &config.auth, metrics.auth.clone())?;
+        let auth = Auth::new(&keys.all(), &config.auth, &config.join, metrics.auth.clone())?;
         let reload = Reload::new();
         let (audit, audit_file) = open_audit(config, &metrics, &reload)?;
         let tls = Tls::open(&config.tls, metrics.tls.clone()).map_err(bad_tls)?;
@@ -155,7 +154,6 @@ impl Instance {
             regions,
             auth,
             audit,
-            tokens,
             upstreams,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
@@ -378,10 +376,6 @@ fn open_audit(
         key: "auth.audit_file",
         message: format!("cannot open it: {error}"),
     })
-}
-
-fn bad_tokens(error: TokenFileError) -> StartError {
-    StartError::Config { key: "join.token_file", message: error.to_string() }
 }
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

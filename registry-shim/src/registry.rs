@@ -9,8 +9,8 @@ use longshore_proto::{Digest, RepositoryName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Auth;
 use crate::auth::audit::Audit;
-use crate::auth::{Auth, JoinTokens};
 use crate::cache::CachedStorage;
 use crate::compose::Composer;
 use crate::keys::Keyring;
@@ -35,8 +35,6 @@ pub struct Registry {
     pub auth: Auth,
     /// Who did what.
     pub audit: Audit,
-    /// Who may join.
-    pub tokens: JoinTokens,
     /// Members, holdings, permits.
     pub tracker: TrackerHandle,
     /// The registries in front of which this one stands.

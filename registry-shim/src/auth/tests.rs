@@ -6,6 +6,7 @@ use longshore_proto::sign::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Join;
 use crate::config::auth::{Rule, RuleAction};
 use crate::serve::Peer;
 
@@ -14,7 +15,7 @@ const NOW_MS: u64 = 1_000_000;
 const NOW_S: u64 = 1000;
 
 fn configured(key: &SigningKey, config: &AuthConfig) -> Auth {
-    Auth::new(&[key], config, AuthMetrics::default()).unwrap()
+    Auth::new(&[key], config, &Join::default(), AuthMetrics::default()).unwrap()
 }
 
 #[tokio::test]
@@ -22,7 +23,9 @@ async fn what_an_accepted_key_gave_counts_until_it_is_taken_out() {
     let [old, new] = [(); 2].map(|()| SigningKey::generate().0);
     let config =
         AuthConfig { rule: vec![rule("*", "*", &[RuleAction::Pull])], ..Default::default() };
-    let gate = |keys: &[&SigningKey]| Auth::new(keys, &config, AuthMetrics::default()).unwrap();
+    let gate = |keys: &[&SigningKey]| {
+        Auth::new(keys, &config, &Join::default(), AuthMetrics::default()).unwrap()
+    };
     let (before, during, after) = (gate(&[&old]), gate(&[&new, &old]), gate(&[&new]));
     let session = |auth: &Auth| format!("Bearer {}", auth.issue_session(&node()));
     for (issued, counts_after) in [(session(&before), false), (session(&during), true)] {

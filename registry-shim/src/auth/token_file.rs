@@ -1,4 +1,5 @@
-//! Join tokens: a file with one token a line; `#` begins a comment line.
+//! Join tokens: a file with one token a line, and after it the pools that it lets nodes join, as
+//! patterns; none: any pool. `#` begins a comment line.
 //!
 //! The tokens are secrets: they are kept as hashes and never printed. Comparison takes the same
 //! time whatever matches.
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use longshore_proto::{Algorithm, Digest};
 
+use super::pattern::Pattern;
+
 /// Shortest token that is taken: fewer characters can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
 
@@ -15,8 +18,14 @@ const TOKEN_CHARS_MIN: usize = 16;
 pub enum JoinTokens {
     /// No token is asked for.
     Anyone,
-    /// Hashes of the tokens.
-    Of(Vec<[u8; 32]>),
+    /// The tokens.
+    Of(Vec<JoinToken>),
+}
+
+/// A token's SHA-256, and what it is good for.
+pub struct JoinToken {
+    hash: [u8; 32],
+    pools: Vec<Pattern>,
 }
 
 /// Why the file says nothing.
@@ -54,10 +63,14 @@ impl JoinTokens {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            if line.len() < TOKEN_CHARS_MIN {
+            let mut words = line.split_whitespace();
+            let token = words.next().unwrap_or_default();
+            if token.len() < TOKEN_CHARS_MIN {
                 return Err(TokenFileError::Short { path: path.to_owned(), line: at + 1 });
             }
-            tokens.push(hash(line));
+            let pools: Vec<Pattern> = words.map(Pattern::new).collect();
+            let pools = if pools.is_empty() { vec![Pattern::Any] } else { pools };
+            tokens.push(JoinToken { hash: hash(token), pools });
         }
         if tokens.is_empty() {
             return Err(TokenFileError::Empty(path.to_owned()));
@@ -65,15 +78,24 @@ impl JoinTokens {
         Ok(Self::Of(tokens))
     }
 
-    /// Whether `token` (empty: none was sent) lets its bearer join.
-    pub fn admit(&self, token: &str) -> bool {
-        let Self::Of(tokens) = self else { return true };
+    /// Whether `token` is one of these and good for `pool`.
+    pub fn admit(&self, token: &str, pool: &str) -> bool {
+        let Self::Of(tokens) = self else { return false };
         let shown = hash(token);
         // Every byte of every hash is looked at.
-        let differs = |known: &[u8; 32]| {
-            known.iter().zip(&shown).fold(0_u8, |differs, (a, b)| differs | (a ^ b))
+        let differs = |known: &JoinToken| {
+            known.hash.iter().zip(&shown).fold(0_u8, |differs, (a, b)| differs | (a ^ b))
         };
-        tokens.iter().fold(false, |admitted, known| admitted | (differs(known) == 0))
+        let fits = |known: &JoinToken| known.pools.iter().any(|pattern| pattern.matches(pool));
+        tokens
+            .iter()
+            .fold(false, |admitted, known| admitted | (fits(known) & (differs(known) == 0)))
+    }
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinToken").field("pools", &self.pools).finish_non_exhaustive()
     }
 }
 
@@ -99,10 +121,14 @@ mod tests {
     fn admits_a_token_of_the_file_and_no_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens");
-        std::fs::write(&path, "# nodes\n0123456789abcdef\n\n fedcba9876543210 \n").unwrap();
+        let text = "# nodes\n0123456789abcdef\n\n fedcba9876543210 gpu eu-*\n";
+        std::fs::write(&path, text).unwrap();
         let tokens = JoinTokens::load(Some(&path)).unwrap();
-        assert!(tokens.admit("0123456789abcdef") && tokens.admit("fedcba9876543210"));
-        assert!(!tokens.admit("") && !tokens.admit("# nodes") && !tokens.admit("0123456789abcdeg"));
+        let admits = |token: &str, pool: &str| tokens.admit(token, pool);
+        assert!(admits("0123456789abcdef", "any"));
+        assert!(admits("fedcba9876543210", "gpu") && admits("fedcba9876543210", "eu-1"));
+        assert!(!admits("fedcba9876543210", "us-1"));
+        assert!(!admits("", "a") && !admits("# nodes", "a") && !admits("0123456789abcdeg", "a"));
         assert!(!format!("{tokens:?}").contains("0123"));
     }
 
@@ -116,6 +142,6 @@ mod tests {
         assert!(matches!(load(), TokenFileError::Empty(_)));
         std::fs::write(&path, "\nshort\n").unwrap();
         assert!(matches!(load(), TokenFileError::Short { line: 2, .. }));
-        assert!(JoinTokens::load(None).unwrap().admit(""));
+        assert!(matches!(JoinTokens::load(None), Ok(JoinTokens::Anyone)));
     }
 }

@@ -11,7 +11,7 @@ const TEMPLATE: &str = include_str!("../../../packaging/registry.toml");
 
 /// What can only stand in the file: it has no flag and no variable.
 const LISTS_OF_TABLES: &[&str] =
-    &["auth.issuer", "auth.rule", "regions.region", "upstream.registry"];
+    &["auth.issuer", "auth.rule", "join.identity", "regions.region", "upstream.registry"];
 
 fn load(file: &str, flags: &[&str]) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ struct Node {
     joined: rpc::JoinResponse,
 }
 
-fn join_request(token: &str) -> rpc::JoinRequest {
+pub(crate) fn join_request(token: &str) -> rpc::JoinRequest {
     let (key, _) = SigningKey::generate();
     // libp2p's protobuf: type Ed25519, 32 bytes.
     let public_key = [&[8, 1, 18, 32], key.public().as_bytes().as_slice()].concat();
@@ -54,7 +54,7 @@ async fn channel(registry: &TestRegistry) -> Channel {
     Channel::from_shared(registry.url("")).unwrap().connect().await.unwrap()
 }
 
-async fn join(
+pub(crate) async fn join(
     registry: &TestRegistry,
     request: rpc::JoinRequest,
 ) -> Result<rpc::JoinResponse, Status> {

@@ -10,14 +10,18 @@ use axum::http::StatusCode as AxumStatus;
 use axum::routing::get;
 use base64::Engine as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use longshore_proto::rpc::origin as rpc;
 use longshore_proto::sign::SigningKey;
 use longshore_registry::auth::users;
+use longshore_registry::config::JoinIdentity;
 use longshore_registry::config::auth::{ClaimGroup, Issuer, Rule, RuleAction};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tonic::Code;
 
 use crate::common::{TestRegistry, refusal, refused, sha256};
+use crate::fleet::{join, join_request};
 
 /// An identity provider whose keys are fetched over HTTP.
 struct Provider {
@@ -338,4 +342,45 @@ async fn every_write_and_every_refused_one_leaves_a_trail_without_secrets() {
     assert_eq!(found, expected);
     assert!(entries[0]["reference"].as_str().unwrap().len() == 32);
     assert_eq!(entries[4]["reference"], "v1");
+}
+
+async fn registry_for_nodes_of(provider: &Provider) -> TestRegistry {
+    TestRegistry::start_with(|config| {
+        config.auth.issuer = vec![provider.issuer()];
+        let (subjects, pools) = (vec!["group:team".to_owned()], vec!["eu-*".to_owned()]);
+        config.join.identity = vec![JoinIdentity { subjects, pools }];
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_node_is_not_called_a_stranger_while_its_issuer_is_down() {
+    let provider = Provider::start().await;
+    provider.is_down.store(true, Ordering::SeqCst);
+    let registry = registry_for_nodes_of(&provider).await;
+    let token = provider.token("one", "team/app");
+    let request = rpc::JoinRequest { pool: "eu-1".to_owned(), ..join_request(&token) };
+    assert_eq!(join(&registry, request).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_platforms_token_lets_a_node_join_the_pools_of_its_identity() {
+    let provider = Provider::start().await;
+    let registry = registry_for_nodes_of(&provider).await;
+    let joins = |token: String, pool: &str| {
+        let request = rpc::JoinRequest { pool: pool.to_owned(), ..join_request(&token) };
+        join(&registry, request)
+    };
+    let refused = async |token: String, pool: &str| joins(token, pool).await.unwrap_err().code();
+
+    let joined = joins(provider.token("one", "team/app"), "eu-1").await.unwrap();
+    assert_eq!(joined.pool, "eu-1");
+    let answer = registry.request(Method::GET, "/v2/").bearer_auth(&joined.session).send().await;
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
+
+    assert_eq!(refused(provider.token("one", "team/app"), "us-1").await, Code::PermissionDenied);
+    assert_eq!(refused(provider.token("one", "other/app"), "eu-1").await, Code::PermissionDenied);
+    for nothing in [String::new(), "0123456789abcdef".to_owned(), "a.b.c".to_owned()] {
+        assert_eq!(refused(nothing, "eu-1").await, Code::Unauthenticated);
+    }
 }

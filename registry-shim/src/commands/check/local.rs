@@ -8,7 +8,7 @@ use longshore_proto::sign::SigningKey;
 
 use super::{Row, State};
 use crate::auth::{self, Auth, AuthMetrics, JoinTokens, users};
-use crate::config::Config;
+use crate::config::{Config, Join};
 use crate::serve;
 
 /// A certificate that ends sooner is warned of.
@@ -94,7 +94,8 @@ fn rules(config: &Config) -> Row {
     // Users and tokens' keys have lines of their own.
     let mut only = config.auth.clone();
     (only.users_file, only.token_keys) = (None, Vec::new());
-    match Auth::new(&[&SigningKey::generate().0], &only, AuthMetrics::default()) {
+    let join = Join { token_file: None, ..config.join.clone() };
+    match Auth::new(&[&SigningKey::generate().0], &only, &join, AuthMetrics::default()) {
         Ok(_) => Row::ok(NAME, format!("{} and {}", only.rule.len(), only.issuer.len())),
         Err(error) => Row::fail(NAME, error),
     }
@@ -134,8 +135,14 @@ fn can_append(path: &Path) -> std::io::Result<()> {
 fn joins(config: &Config) -> Row {
     const NAME: &str = "join tokens";
     match JoinTokens::load(config.join.token_file.as_deref()) {
-        Ok(_) if config.join.token_file.is_none() => Row::warn(NAME, "none: any node may join"),
-        Ok(_) => Row::ok(NAME, "read"),
+        Ok(JoinTokens::Of(_)) => Row::ok(NAME, "read"),
+        Ok(JoinTokens::Anyone) if !config.join.identity.is_empty() => {
+            Row::ok(NAME, "none: nodes join as join.identity says")
+        }
+        Ok(JoinTokens::Anyone) if config.auth.is_on() => {
+            Row::warn(NAME, "none: clients are asked who they are, and no node can join")
+        }
+        Ok(JoinTokens::Anyone) => Row::warn(NAME, "none: any node may join"),
         Err(error) => Row::fail(NAME, error),
     }
 }
