@@ -13,7 +13,9 @@ use super::error::UpstreamError;
 /// An error's body, of which the first message is shown.
 const ERROR_BYTES_MAX: usize = 16 * 1024;
 const ERROR_CHARS_MAX: usize = 200;
-/// Bytes of a body may rest as long.
+/// For a body that is held whole, so that a client hears of it before it gives up.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a blob may rest as long.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The answer, where its status means yes. A refused `push` bears the upstream's reason.
@@ -70,29 +72,43 @@ fn retry_after_s(headers: &HeaderMap) -> u64 {
     u64::try_from(left).unwrap_or(0)
 }
 
-/// A body that is held whole; one that is longer, or that rests, is an error.
+/// A body that is held whole; one that is longer, or takes long, is an error.
 pub(super) async fn read_bounded(
     mut response: Response,
     bytes_max: usize,
 ) -> Result<Bytes, UpstreamError> {
-    let mut whole = BytesMut::new();
-    loop {
-        let chunk = tokio::time::timeout(STALL_TIMEOUT, response.chunk()).await;
-        let Some(chunk) = chunk.map_err(|_| UpstreamError::TimedOut)?? else {
-            return Ok(whole.freeze());
-        };
-        if whole.len() + chunk.len() > bytes_max {
-            return Err(UpstreamError::BadAnswer(format!("more than {bytes_max} bytes")));
+    let read = async {
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = response.chunk().await? {
+            if whole.len() + chunk.len() > bytes_max {
+                return Err(UpstreamError::BadAnswer(format!("more than {bytes_max} bytes")));
+            }
+            whole.extend_from_slice(&chunk);
         }
-        whole.extend_from_slice(&chunk);
-    }
+        Ok(whole.freeze())
+    };
+    tokio::time::timeout(WHOLE_TIMEOUT, read).await.map_err(|_| UpstreamError::TimedOut)?
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::stream;
     use http::HeaderValue;
+    use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_drip_are_not_waited_for() {
+        let drips = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
+        });
+        let dripping = http::Response::new(reqwest::Body::wrap_stream(drips));
+        let begun = Instant::now();
+        let read = read_bounded(dripping.into(), 1000).await;
+        assert_eq!((read, begun.elapsed()), (Err(UpstreamError::TimedOut), WHOLE_TIMEOUT));
+    }
 
     #[test]
     fn reads_both_forms_of_retry_after() {

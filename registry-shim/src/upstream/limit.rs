@@ -2,10 +2,15 @@
 //! asks for.
 
 use std::num::NonZeroU32;
+use std::ops::Add;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::clock::{Clock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -18,10 +23,45 @@ const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The bounds of one upstream.
 #[derive(Debug)]
 pub(super) struct Limit {
-    rate: Option<DefaultDirectRateLimiter>,
+    rate: Option<Rate>,
     requests: Semaphore,
     fills: Semaphore,
     pause: Mutex<Pause>,
+}
+
+type Rate = RateLimiter<NotKeyed, InMemoryState, Ticks, NoOpMiddleware<Moment>>;
+
+/// The runtime's clock: what pauses it pauses the rate.
+#[derive(Clone, Copy, Debug)]
+struct Ticks;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(Instant);
+
+impl Clock for Ticks {
+    type Instant = Moment;
+
+    fn now(&self) -> Moment {
+        Moment(Instant::now())
+    }
+}
+
+impl Reference for Moment {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_duration_since(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        Self(self.0.checked_sub(duration.into()).unwrap_or(self.0))
+    }
+}
+
+impl Add<Nanos> for Moment {
+    type Output = Self;
+
+    fn add(self, duration: Nanos) -> Self {
+        Self(self.0 + Duration::from(duration))
+    }
 }
 
 /// Until when nothing is asked: pure.
@@ -57,7 +97,7 @@ impl Limit {
         let places = |count: u32| Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX));
         let rate = NonZeroU32::new(config.requests_per_s).map(Quota::per_second);
         Self {
-            rate: rate.map(RateLimiter::direct),
+            rate: rate.map(|quota| RateLimiter::direct_with_clock(quota, Ticks)),
             requests: places(config.requests_in_flight_max),
             fills: places(config.fills_in_flight_max),
             pause: Mutex::default(),
@@ -79,8 +119,11 @@ impl Limit {
         if let Some(left) = left {
             return Err(UpstreamError::Limited { retry_after_s: left.as_secs() + 1 });
         }
-        if let Some(rate) = &self.rate {
-            rate.until_ready().await;
+        let Some(rate) = &self.rate else { return Ok(()) };
+        while let Err(early) = rate.check() {
+            // Those who wait come back one after another, and not all at the first free moment.
+            let wait = early.wait_time_from(Ticks.now());
+            tokio::time::sleep(wait.mul_f64(rand::random_range(1.0..1.5))).await;
         }
         Ok(())
     }
@@ -109,10 +152,28 @@ mod tests {
         assert_eq!(pause.left(now), Some(PAUSE_MAX));
     }
 
+    fn limit(requests_per_s: u32) -> Limit {
+        let text =
+            format!("prefix = \"a\"\nurl = \"http://a\"\nrequests_per_s = {requests_per_s}\n");
+        Limit::new(&toml::from_str(&text).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_is_kept_however_many_ask() {
+        let (limit, begun) = (limit(10), Instant::now());
+        let all = (0..50).map(|_| limit.turn());
+        futures::future::try_join_all(all).await.unwrap();
+        // The first ten at once, the others ten a second; who waits may oversleep a little.
+        let took = begun.elapsed().as_secs_f64();
+        assert!((4.0..5.0).contains(&took), "{took}");
+        let free = Limit::new(&toml::from_str("prefix = \"a\"\nurl = \"http://a\"\n").unwrap());
+        futures::future::try_join_all((0..1000).map(|_| free.turn())).await.unwrap();
+        assert_eq!(begun.elapsed().as_secs_f64(), took);
+    }
+
     #[tokio::test]
     async fn a_paused_upstream_is_not_asked() {
-        let config = toml::from_str("prefix = \"a\"\nurl = \"http://a\"\n").unwrap();
-        let limit = Limit::new(&config);
+        let limit = limit(0);
         limit.turn().await.unwrap();
         limit.pause(60);
         assert!(matches!(limit.turn().await, Err(UpstreamError::Limited { .. })));

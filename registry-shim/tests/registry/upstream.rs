@@ -3,6 +3,7 @@
 
 mod blobs;
 mod fake;
+mod limits;
 mod manifests;
 mod pushes;
 mod quota;
