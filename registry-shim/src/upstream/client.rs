@@ -73,6 +73,11 @@ impl Client {
         })
     }
 
+    /// Whether it is the upstream's own.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        self.reach.is_own(url)
+    }
+
     /// Waits for a place among the blobs that are read or written, within the time of an answer.
     pub(super) async fn place_for_bytes(&self) -> Result<SemaphorePermit<'_>, UpstreamError> {
         let place = tokio::time::timeout(ANSWER_TIMEOUT, self.limit.place(Use::Bytes)).await;

@@ -94,6 +94,8 @@ struct Content {
     tags: Vec<String>,
     /// By location.
     uploads: HashMap<String, Vec<u8>>,
+    /// By the path of the list: a page's body, and the path of the next.
+    pages: HashMap<String, (String, Option<String>)>,
 }
 
 struct Inner {
@@ -185,6 +187,12 @@ impl Fake {
         self.0.content.lock().unwrap().blobs.get(&digest.to_string()).cloned()
     }
 
+    /// A page of a list, which names the next one.
+    pub(crate) fn put_page(&self, path: &str, body: String, next: Option<&str>) {
+        let page = (body, next.map(str::to_owned));
+        self.0.content.lock().unwrap().pages.insert(path.to_owned(), page);
+    }
+
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.0.seen.lock().unwrap().clone()
     }
@@ -250,6 +258,14 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         return fake.blob_response(&request, digest, &conduct);
     }
     let content = fake.0.content.lock().unwrap();
+    if let Some((body, next)) = content.pages.get(&seen.path) {
+        let response = Response::builder();
+        let response = match next {
+            Some(next) => response.header("link", format!("<{next}>; rel=\"next\"")),
+            None => response,
+        };
+        return response.body(Body::from(body.clone())).unwrap();
+    }
     if let Some(rest) = path.strip_suffix("/tags/list") {
         let name = rest.strip_prefix("/v2/").unwrap();
         let list = serde_json::json!({ "name": name, "tags": content.tags });

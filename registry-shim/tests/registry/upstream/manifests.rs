@@ -180,6 +180,44 @@ async fn tags_are_the_upstreams_and_what_is_kept_during_an_outage() {
     assert_eq!(tags(list).await, 1);
 }
 
+fn referrers_page(names: std::ops::Range<u8>) -> String {
+    let one = |name: u8| {
+        let digest = sha256(&[name]);
+        format!(r#"{{"mediaType":"m","digest":"{digest}","size":1,"artifactType":"a"}}"#)
+    };
+    let all: Vec<String> = names.map(one).collect();
+    format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, all.join(","))
+}
+
+#[tokio::test]
+async fn referrers_are_those_of_all_pages() {
+    let (fake, registry) = fronted("").await;
+    let subject = put(&fake, b"one");
+    let path = |page: &str| format!("/v2/library/web/referrers/{subject}{page}");
+    fake.put_page(&path(""), referrers_page(0..3), Some(&path("?page=2")));
+    // A page may be relative, or name the whole address.
+    let third = format!("{}{}", fake.url(), path("?page=3"));
+    fake.put_page(&path("?page=2"), referrers_page(3..4), Some(&third));
+    fake.put_page(&path("?page=3"), referrers_page(4..6), None);
+    let here = format!("/v2/hub/library/web/referrers/{subject}");
+    let list: serde_json::Value = registry.get(&here).await.json().await.unwrap();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 6);
+
+    // One without an end, one that leads away, one that breaks: half a list is none.
+    let other = Fake::start().await;
+    for next in [path(""), format!("{}/v2/x", other.url()), path("?page=gone")] {
+        fake.put_page(&path(""), referrers_page(0..3), Some(&next));
+        let got = registry.get(&here).await;
+        let (status, listed) = (got.status(), got.text().await.unwrap());
+        assert!(
+            status == StatusCode::BAD_GATEWAY || !listed.contains(&sha256(&[0]).to_string()),
+            "{next}"
+        );
+    }
+    assert!(fake.count("GET", "/referrers/") < 50);
+    assert_eq!(other.seen(), []);
+}
+
 #[tokio::test]
 async fn another_registry_of_ours_can_be_the_upstream() {
     let origin = TestRegistry::start().await;
