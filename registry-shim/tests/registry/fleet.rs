@@ -26,7 +26,7 @@ use tonic::{Code, Request, Status};
 use crate::common::{TestRegistry, content, image_manifest, refusal, refused, sha256};
 
 /// A node that joined.
-struct Node {
+pub(crate) struct Node {
     channel: Channel,
     joined: rpc::JoinResponse,
 }
@@ -63,7 +63,7 @@ pub(crate) async fn join(
 }
 
 impl Node {
-    async fn join(registry: &TestRegistry) -> Self {
+    pub(crate) async fn join(registry: &TestRegistry) -> Self {
         let joined = join(registry, join_request("")).await.unwrap();
         Self { channel: channel(registry).await, joined }
     }
@@ -75,7 +75,7 @@ impl Node {
         request
     }
 
-    async fn plan(&self, items: Vec<rpc::PlanItem>) -> BTreeMap<u32, Vec<Event>> {
+    pub(crate) async fn plan(&self, items: Vec<rpc::PlanItem>) -> BTreeMap<u32, Vec<Event>> {
         let message = rpc::PlanRequest {
             items,
             platform: None,
@@ -102,7 +102,7 @@ impl Node {
     }
 }
 
-fn item(item: u32, repository: &str, wanted: Wanted) -> rpc::PlanItem {
+pub(crate) fn item(item: u32, repository: &str, wanted: Wanted) -> rpc::PlanItem {
     let repository = repository.to_owned();
     rpc::PlanItem { item, repository, wanted: Some(wanted), ..rpc::PlanItem::default() }
 }
@@ -121,7 +121,7 @@ fn want(repository: &str, content: &[u8], have: &[u32]) -> rpc::PermitWant {
     }
 }
 
-fn kinds(events: &[Event]) -> String {
+pub(crate) fn kinds(events: &[Event]) -> String {
     let kind = |event: &Event| match event {
         Event::Manifest(_) => "manifest",
         Event::Blob(_) => "inline",

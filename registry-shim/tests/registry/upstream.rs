@@ -5,6 +5,7 @@ mod blobs;
 mod fake;
 mod limits;
 mod manifests;
+mod plans;
 mod pushes;
 mod quota;
 mod relays;

@@ -14,7 +14,9 @@ use crate::fleet::{Node, item, kinds};
 /// An image of a small layer and a large one.
 fn put_image(fake: &Fake, large: &[u8]) -> Digest {
     let (config, small) = (content(200, 1), content(500, 2));
-    [&config, &small, &large.to_vec()].map(|blob| fake.put_blob(blob));
+    for blob in [&config[..], &small, large] {
+        fake.put_blob(blob);
+    }
     let manifest = image_manifest(&config, &[&small, large]);
     fake.put_manifest("library/web", "v1", media_type::OCI_MANIFEST, &manifest)
 }
