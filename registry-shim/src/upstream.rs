@@ -9,6 +9,7 @@
 
 mod answer;
 mod ask;
+mod budget;
 mod challenge;
 mod charge;
 mod client;
@@ -20,6 +21,7 @@ mod limit;
 mod listing;
 mod manifest;
 mod metrics;
+mod pace;
 mod push;
 mod reach;
 mod relay;
@@ -51,6 +53,7 @@ use crate::cache::CachedStorage;
 use crate::config::{self, PushMode, UpstreamRegistry};
 use crate::quota::Quota;
 use crate::storage::{Pointer, StoredManifest};
+use budget::Budget;
 use client::Client;
 use fill::Filling;
 use fills::{Fills, Reading};
@@ -91,7 +94,7 @@ pub(crate) struct Upstream {
     fills: Fills,
     tags: Cache<InRepository<Tag>, Tagged>,
     manifests: Cache<InRepository<Digest>, Arc<StoredManifest>>,
-    sizes: Cache<InRepository<Digest>, u64>,
+    sizes: Cache<InRepository<Digest>, Option<u64>>,
     /// Blobs that are being pushed, or were a moment ago.
     pushes: Cache<InRepository<Digest>, ()>,
     /// What it said no to, for some seconds.
@@ -104,6 +107,7 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 struct Shared {
     spool_directory: Option<PathBuf>,
+    spools: Arc<Budget>,
     abandoned_bytes_max: u64,
     abandoned: Duration,
     quota: Arc<Quota>,
@@ -133,6 +137,7 @@ impl Upstreams {
         check_names(config)?;
         let shared = Arc::new(Shared {
             spool_directory: config.spool_directory.clone(),
+            spools: Budget::new((config.spool_bytes_max > 0).then_some(config.spool_bytes_max)),
             abandoned_bytes_max: config.abandoned_bytes_max,
             abandoned: Duration::from_secs(config.abandoned_s),
             quota,
@@ -262,12 +267,12 @@ impl Fronted {
         self.join(digest).opened().await
     }
 
-    /// The blob's size; the blob does not come for it.
-    pub(crate) async fn blob_size(&self, digest: &Digest) -> Result<u64, UpstreamError> {
+    /// The blob's size, where the upstream says it; the blob does not come for it.
+    pub(crate) async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
         let name = digest.to_string();
         self.believed_answer(&name).await?;
         if let Some(size) = self.upstream.fills.size(&self.repository, digest) {
-            return Ok(size);
+            return Ok(Some(size));
         }
         let ask = self.upstream.client.blob_size(&self.remote, digest);
         let key = (self.repository.clone(), *digest);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt as _};
 use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER,
 };
@@ -53,16 +54,27 @@ pub(super) async fn blob(
     let etag = format!("\"{digest}\"");
     if call.is_head() {
         let size = fronted.blob_size(digest).await.map_err(|error| answer(error, unknown))?;
-        return Ok(Err(head(digest, &etag, size, None)));
+        let mut response = head(digest, &etag, size, None);
+        if size.is_none() {
+            // Of an empty body one would say that it has no bytes.
+            let sent = call.registry.metrics.sent(kind);
+            *response.body_mut() = Body::Growing(stream::pending().boxed(), sent);
+        }
+        return Ok(Err(response));
     }
     let growing = match fronted.blob(digest).await.map_err(|error| answer(error, unknown))? {
         Blob::Kept(pointer) => return Ok(Ok(pointer)),
         Blob::Growing(growing) => growing,
     };
     let size = growing.size();
-    let range = asked_range(call, size, &etag)?;
+    // Of a blob whose end nobody knows a range cannot be told: all of it is as good an answer.
+    let range = match size {
+        Some(size) => asked_range(call, size, &etag)?,
+        None => None,
+    };
     let mut response = head(digest, &etag, size, range);
-    let (from, to) = range.map_or((0, size), |range| (range.offset(), range.end()));
+    let whole = (0, size.unwrap_or(u64::MAX));
+    let (from, to) = range.map_or(whole, |range| (range.offset(), range.end()));
     if from < to {
         let sent = call.registry.metrics.sent(kind);
         *response.body_mut() = Body::Growing(growing.stream(from, to), sent);
@@ -70,14 +82,20 @@ pub(super) async fn blob(
     Ok(Err(response))
 }
 
-fn head(digest: &Digest, etag: &str, size: u64, range: Option<ByteRange>) -> Response<Body> {
+fn head(
+    digest: &Digest,
+    etag: &str,
+    size: Option<u64>,
+    range: Option<ByteRange>,
+) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_LENGTH, range.map_or(size, |range| range.length()).into());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CONTENT_DIGEST, header_value(digest.to_string()));
     headers.insert(ETAG, header_value(etag));
+    let Some(size) = size else { return response };
+    headers.insert(CONTENT_LENGTH, range.map_or(size, |range| range.length()).into());
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(range) = range {
         headers.insert(CONTENT_RANGE, header_value(range.content_range(size)));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;

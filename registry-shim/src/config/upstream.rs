@@ -17,6 +17,11 @@ pub(super) const SETTINGS: &[Setting] = &[
                [default: the system's temporary directory]",
     },
     Setting {
+        key: "upstream.spool_bytes_max",
+        kind: Kind::Number,
+        help: "such bytes at one time; 0: as many as the disk has room for [default: 0]",
+    },
+    Setting {
         key: "upstream.abandoned_bytes_max",
         kind: Kind::Number,
         help: "a blob that nobody reads any more is fetched to its end when at most so much \
@@ -59,6 +64,8 @@ pub struct Upstream {
     /// Where growing blobs lie; `None`: the system's temporary directory.
     #[serde(deserialize_with = "super::optional_path")]
     pub spool_directory: Option<PathBuf>,
+    /// Bytes of them at one time; 0: what the disk has.
+    pub spool_bytes_max: u64,
     /// What may be left of a blob that is fetched on for nobody.
     pub abandoned_bytes_max: u64,
     /// Seconds for which more than that is fetched on for nobody.
@@ -141,6 +148,7 @@ impl Default for Upstream {
     fn default() -> Self {
         Self {
             spool_directory: None,
+            spool_bytes_max: 0,
             abandoned_bytes_max: 1024 * 1024 * 1024,
             abandoned_s: 10,
             absent_s: 5,

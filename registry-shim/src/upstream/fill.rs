@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Fronted;
 use super::charge::{Room, confirm};
 use super::error::UpstreamError;
+use super::pace::Pace;
 use super::source::Source;
 use super::spool::Spool;
 use super::window::Window;
@@ -31,6 +32,10 @@ const RESUME_DELAY_MAX: Duration = Duration::from_secs(3);
 const PAUSE_MAX_S: u64 = 10;
 /// Read again at once when the store gave up.
 const REHASH_BYTES: u64 = 1024 * 1024;
+
+/// A store that takes nothing for so long is not waited for: the readers are.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What readers see of a fill.
 #[derive(Clone, Debug, Default)]
@@ -122,11 +127,11 @@ impl Filling {
         let source = upstream.client.read_blob(remote, &self.digest, 0).await?;
         upstream.metrics.blob_read();
         let directory = upstream.shared.spool_directory.clone();
-        let spool = Spool::create(directory, source.size(), upstream.metrics.all.clone()).await?;
-        let spool = Arc::new(spool);
+        let (budget, metrics) = (&upstream.shared.spools, upstream.metrics.all.clone());
+        let spool = Arc::new(Spool::create(directory, source.size(), budget, metrics).await?);
         let progress = Progress::new(self.digest.algorithm());
         let mut sink = Sink::Keeping(Box::new(storage.storage().append(progress)));
-        let mut room = self.fronted.ask_for_room(self.digest, source.size());
+        let mut room = self.fronted.ask_for_room(self.digest, source.size().unwrap_or(0));
         match self.receive(source, &spool, &mut sink, &mut room).await {
             Ok(window) => self.finish(&spool, window, sink, room).await,
             Err(error) => {
@@ -148,7 +153,8 @@ impl Filling {
         let mut window = Window::new(source.size());
         self.publish(spool, window);
         let (mut delays, mut unread_since) = (resumes(), None);
-        while window.missing() > 0 {
+        let mut pace = Pace::new(Instant::now());
+        while !window.is_whole() {
             self.check_readers(window, &mut unread_since)?;
             let gathered = upstream.shared.ended.run_until_cancelled(source.gather()).await;
             match gathered.ok_or(UpstreamError::Ended)? {
@@ -164,26 +170,39 @@ impl Filling {
                     if room.is_refused() {
                         sink.only_pass(spool, window.arrived()).await?;
                     }
-                    delays = resumes();
+                    if pace.has_led_on() {
+                        delays = resumes();
+                    }
+                    if !pace.arrived(bytes, Instant::now()) {
+                        let slow = UpstreamError::TimedOut;
+                        (source, window) = self.resume(window, slow, &mut delays).await?;
+                        pace = Pace::new(Instant::now());
+                    }
+                }
+                // That is the end of a blob whose length nobody said.
+                Ok(_) if window.size().is_none() => {
+                    let whole = window.learn(window.arrived());
+                    window = whole.ok_or_else(|| wrong("it has no end"))?;
                 }
                 broken => {
                     let error = broken.err().unwrap_or_else(|| {
                         UpstreamError::Unavailable("connection ended too early".to_owned())
                     });
-                    source = self.resume(window, error, &mut delays).await?;
+                    (source, window) = self.resume(window, error, &mut delays).await?;
+                    pace = Pace::new(Instant::now());
                 }
             }
         }
         Ok(window)
     }
 
-    /// The rest of a blob whose read broke off.
+    /// The rest of a blob whose read broke off, and its size if that is told now.
     async fn resume(
         &self,
         window: Window,
         error: UpstreamError,
         delays: &mut impl Iterator<Item = Duration>,
-    ) -> Result<Source, UpstreamError> {
+    ) -> Result<(Source, Window), UpstreamError> {
         let (upstream, mut error) = (&self.fronted.upstream, error);
         loop {
             if !error.is_outage() {
@@ -200,11 +219,12 @@ impl Filling {
             let again =
                 upstream.client.read_blob(&self.fronted.remote, &self.digest, window.arrived());
             match again.await {
-                Ok(source) if source.size() == window.size() => {
+                Ok(source) => {
+                    let same = source.size().map_or(Some(window), |size| window.learn(size));
+                    let other = || wrong("the blob has another size than before");
                     upstream.metrics.resumed();
-                    return Ok(source);
+                    return Ok((source, same.ok_or_else(other)?));
                 }
-                Ok(_) => return Err(wrong("the blob has another size than before")),
                 Err(failed) => error = failed,
             }
         }
@@ -291,10 +311,12 @@ impl Sink {
             }
             Self::Keeping(appender) => {
                 for piece in pieces {
-                    if let Err(error) = appender.write(piece).await {
-                        not_kept(error);
-                        return self.only_pass(spool, arrived).await;
+                    match tokio::time::timeout(STORE_TIMEOUT, appender.write(piece)).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(error)) => not_kept(error),
+                        Err(_) => not_kept("the store stands still"),
                     }
+                    return self.only_pass(spool, arrived).await;
                 }
                 Ok(())
             }
@@ -307,7 +329,8 @@ impl Sink {
         let hasher = DigestHasher::new(appender.algorithm());
         let hasher = rehash(hasher, spool, arrived).await?;
         let dead = std::mem::replace(self, Self::Passing(Box::new(hasher)));
-        dead.abort().await;
+        // What is not taken back is the collector's.
+        let _ = tokio::time::timeout(ABORT_TIMEOUT, dead.abort()).await;
         Ok(())
     }
 

@@ -45,7 +45,7 @@ pub(crate) enum Blob {
 #[derive(Debug)]
 pub(crate) struct GrowingBlob {
     reading: Reading,
-    size: u64,
+    size: Option<u64>,
 }
 
 /// A piece on its way out; the next but one waits for its end.
@@ -76,7 +76,7 @@ impl Fills {
     pub(super) fn size(&self, repository: &RepositoryName, digest: &Digest) -> Option<u64> {
         let fills = self.0.lock().expect("nobody panics with it");
         let state = fills.get(&(repository.clone(), *digest))?.state.borrow();
-        state.growing.as_ref().map(|(_, window)| window.size())
+        state.growing.as_ref().and_then(|(_, window)| window.size())
     }
 
     /// The fill is over; another that began since stays.
@@ -161,12 +161,12 @@ impl Drop for Reading {
 }
 
 impl GrowingBlob {
-    /// Bytes of the whole blob.
-    pub(crate) const fn size(&self) -> u64 {
+    /// Bytes of the whole blob; `None` while nobody knows.
+    pub(crate) const fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// The bytes from `from` to before `to`, as they arrive; an error when the blob does not end
+    /// The bytes from `from` to before `to`, or to the blob's end, as they arrive; an error when the blob does not end
     /// in its digest.
     pub(crate) fn stream(
         self,
@@ -185,14 +185,17 @@ impl GrowingBlob {
                 let next = reading.until(|state| {
                     let growing = state.growing.as_ref();
                     let piece = growing.and_then(|(spool, window)| {
-                        window.next(at, to).map(|piece| Ok((spool.clone(), piece)))
+                        if window.is_read(at) {
+                            return Some(Ok(None));
+                        }
+                        window.next(at, to).map(|piece| Ok(Some((spool.clone(), piece))))
                     });
                     piece.or_else(|| match state.end.as_ref()? {
                         Ok(_) => Some(Err(UpstreamError::Ended)),
                         Err(error) => Some(Err(error.clone())),
                     })
                 });
-                let (spool, (first, end)) = next.await?;
+                let Some((spool, (first, end))) = next.await? else { return Ok(None) };
                 let bytes = spool.share(first, end).await?;
                 Ok(Some((Bytes::from_owner(Handed { bytes, _room: room }), end)))
             }

@@ -23,18 +23,20 @@ pub(super) struct Source {
     response: Response,
     /// To be dropped: the upstream began before the place that was asked for.
     skip: u64,
-    size: u64,
+    size: Option<u64>,
+    /// The body broke off behind what was given out: it must not look like its end.
+    broken: Option<UpstreamError>,
 }
 
 impl Client {
-    /// The blob's size; nothing of it is read.
+    /// The blob's size, where the upstream says it; nothing of it is read.
     pub(super) async fn blob_size(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-    ) -> Result<u64, UpstreamError> {
+    ) -> Result<Option<u64>, UpstreamError> {
         let response = self.ask(&Ask::head(repository, format!("blobs/{digest}"))).await?;
-        length(response.headers()).ok_or_else(no_length)
+        Ok(length(response.headers()))
     }
 
     /// The blob from `offset` on.
@@ -48,9 +50,9 @@ impl Client {
         let response = self.ask(&ask).await?;
         let (skip, size) = match response.status() {
             // Not every registry knows ranges.
-            StatusCode::OK => (offset, length(response.headers()).ok_or_else(no_length)?),
+            StatusCode::OK => (offset, length(response.headers())),
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                Some((first, size)) if first == offset => (0, size),
+                Some((first, size)) if first == offset => (0, Some(size)),
                 _ => return Err(UpstreamError::BadAnswer("it sends another range".to_owned())),
             },
             status => {
@@ -58,27 +60,34 @@ impl Client {
                 return Err(UpstreamError::BadAnswer(said));
             }
         };
-        Ok(Source { response, skip, size })
+        Ok(Source { response, skip, size, broken: None })
     }
 }
 
 impl Source {
-    /// Bytes of the whole blob.
-    pub(super) const fn size(&self) -> u64 {
+    /// Bytes of the whole blob, where the upstream says it.
+    pub(super) const fn size(&self) -> Option<u64> {
         self.size
     }
 
     /// Some bytes, as many as come at about the same time, up to a chunk and a frame; none at the
     /// end.
     pub(super) async fn gather(&mut self) -> Result<Vec<Bytes>, UpstreamError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         let (mut pieces, mut gathered) = (Vec::new(), 0);
         let mut wait = STALL_TIMEOUT;
         while gathered < CHUNK_BYTES {
             let piece = match tokio::time::timeout(wait, self.response.chunk()).await {
                 Ok(Ok(Some(piece))) => self.skipped(piece),
                 Ok(Ok(None)) => break,
-                // What came before it counts; the next call meets it again.
-                Ok(Err(_)) | Err(_) if gathered > 0 => break,
+                // What came before counts; the next call tells of it.
+                Ok(Err(error)) if gathered > 0 => {
+                    self.broken = Some(error.into());
+                    break;
+                }
+                Err(_) if gathered > 0 => break,
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => return Err(UpstreamError::TimedOut),
             };
@@ -98,10 +107,6 @@ impl Source {
     }
 }
 
-fn no_length() -> UpstreamError {
-    UpstreamError::BadAnswer("it does not say the blob's length".to_owned())
-}
-
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
@@ -118,9 +123,23 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream::{self, StreamExt as _};
     use http::HeaderValue;
+    use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_upstream_is_waited_for_and_not_for_ever() {
+        let pieces = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"some"))]);
+        let body = reqwest::Body::wrap_stream(pieces.chain(stream::pending()));
+        let response = Response::from(http::Response::new(body));
+        let mut source = Source { response, skip: 1, size: None, broken: None };
+        assert_eq!(source.gather().await.unwrap(), [Bytes::from_static(b"ome")]);
+        let begun = Instant::now();
+        assert_eq!(source.gather().await, Err(UpstreamError::TimedOut));
+        assert_eq!(begun.elapsed(), STALL_TIMEOUT);
+    }
 
     #[test]
     fn only_a_range_to_the_end_counts() {

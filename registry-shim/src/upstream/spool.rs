@@ -16,6 +16,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use tokio::sync::OnceCell;
 
+use super::budget::{Budget, Taken};
 use super::error::UpstreamError;
 use super::metrics::UpstreamsMetrics;
 
@@ -32,6 +33,7 @@ pub(super) struct Spool {
     file: Arc<File>,
     /// Those asked for last, the newest at the back.
     shared: Mutex<VecDeque<SharedPiece>>,
+    taken: Mutex<Taken>,
     metrics: UpstreamsMetrics,
 }
 
@@ -42,12 +44,16 @@ struct Counted {
 }
 
 impl Spool {
-    /// Room for `size` bytes in `directory`, or where the system keeps temporary files.
+    /// Room for `size` bytes, if that is known, in `directory` or where the system keeps temporary
+    /// files.
     pub(super) async fn create(
         directory: Option<PathBuf>,
-        size: u64,
+        size: Option<u64>,
+        budget: &Arc<Budget>,
         metrics: UpstreamsMetrics,
     ) -> Result<Self, UpstreamError> {
+        let size = size.unwrap_or(0);
+        let taken = Mutex::new(budget.take(size)?);
         let file = blocking(move || {
             let directory = directory.unwrap_or_else(std::env::temp_dir);
             let file = tempfile::tempfile_in(directory)?;
@@ -60,11 +66,13 @@ impl Spool {
             }
             Ok(file)
         });
-        Ok(Self { file: Arc::new(file.await?), shared: Mutex::default(), metrics })
+        Ok(Self { file: Arc::new(file.await?), shared: Mutex::default(), taken, metrics })
     }
 
     /// Writes the pieces behind each other, the first at `at`.
     pub(super) async fn write(&self, at: u64, pieces: Vec<Bytes>) -> Result<(), UpstreamError> {
+        let end = at + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.taken.lock().expect("nobody panics with it").grow_to(end)?;
         let file = self.file.clone();
         blocking(move || {
             let mut at = at;
@@ -148,7 +156,8 @@ mod tests {
     #[tokio::test]
     async fn readers_at_one_place_share_bytes_which_count_once() {
         let metrics = UpstreamsMetrics::default();
-        let spool = Spool::create(None, 10, metrics.clone()).await.unwrap();
+        let spool =
+            Spool::create(None, Some(10), &Budget::new(Some(10)), metrics.clone()).await.unwrap();
         let pieces = vec![Bytes::from_static(b"01234"), Bytes::from_static(b"56789")];
         spool.write(0, pieces).await.unwrap();
         let (one, two) = (spool.share(2, 7).await.unwrap(), spool.share(2, 7).await.unwrap());
@@ -162,10 +171,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_not_arrived_is_an_error_and_so_is_a_directory_that_is_none() {
-        let spool = Spool::create(None, 0, UpstreamsMetrics::default()).await.unwrap();
+        let (budget, metrics) = (Budget::new(None), UpstreamsMetrics::default());
+        let spool = Spool::create(None, None, &budget, metrics.clone()).await.unwrap();
         assert!(matches!(spool.read(0, 1).await, Err(UpstreamError::Spool(_))));
         let nowhere = Some("/nowhere/at/all".into());
-        let failed = Spool::create(nowhere, 1, UpstreamsMetrics::default()).await;
+        let failed = Spool::create(nowhere, Some(1), &budget, metrics).await;
         assert!(matches!(failed, Err(UpstreamError::Spool(_))));
     }
 }

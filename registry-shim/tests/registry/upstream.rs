@@ -2,6 +2,7 @@
 //! another of our own.
 
 mod blobs;
+mod failures;
 mod fake;
 mod limits;
 mod manifests;

@@ -187,6 +187,12 @@ impl Fake {
         self.0.content.lock().unwrap().blobs.get(&digest.to_string()).cloned()
     }
 
+    /// Other bytes than the digest says.
+    pub(crate) fn replace_blob(&self, digest: &Digest, blob: &[u8]) {
+        let blob = Bytes::copy_from_slice(blob);
+        self.0.content.lock().unwrap().blobs.insert(digest.to_string(), blob);
+    }
+
     /// A page of a list, which names the next one.
     pub(crate) fn put_page(&self, path: &str, body: String, next: Option<&str>) {
         let page = (body, next.map(str::to_owned));

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::stream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 
@@ -47,7 +48,10 @@ impl Fake {
             false => response.header(CONTENT_LENGTH, size - from + conduct.longer),
         };
         if request.method() == "HEAD" {
-            return response.body(Body::empty()).unwrap();
+            // An empty body would say that it has no bytes.
+            let unsaid = stream::pending::<Result<Bytes, std::io::Error>>();
+            let body = if conduct.no_length { Body::from_stream(unsaid) } else { Body::empty() };
+            return response.body(body).unwrap();
         }
         let mut coming = self.0.conduct.lock().unwrap();
         let cut = (!coming.cut_after.is_empty()).then(|| coming.cut_after.remove(0));
