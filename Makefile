@@ -9,6 +9,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DEMO_FLAGS ?=
 # Flags of a benchmark: see `make bench-origin BENCH_FLAGS=--help`.
 BENCH_FLAGS ?=
+# Seconds for each fuzz target, and which: all of them take four minutes and the build.
+FUZZ_SECONDS ?= 40
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/targets/*.rs)))
 
 # Where `make install` puts things, as packagers expect: below DESTDIR, which is in no file.
 PREFIX ?= /usr/local
@@ -17,7 +20,7 @@ DESTDIR ?=
 # What `make install` takes: release, or debug where a test has built that.
 PROFILE ?= release
 
-.PHONY: demo bench-origin bench-upstream bench-quota test check deps build install clean-lab deny \
+.PHONY: demo bench-origin bench-upstream bench-quota test fuzz check deps build install clean-lab deny \
 	advisories
 
 ## The main job on real input: a table, and target/figures/demo.json.
@@ -43,6 +46,16 @@ bench-quota: deps
 ## Every test, the end-to-end ones included.
 test: build
 	cargo test --release --workspace --no-fail-fast
+
+## Whatever reads from the network, fed with anything, under the address sanitizer. Corpora are kept
+## in fuzz/corpus and grow from run to run; what fails is written to fuzz/artifacts.
+fuzz: deps
+	@test -x $(TARGET)/tools/bin/cargo-fuzz || cargo install cargo-fuzz --locked --root $(TARGET)/tools
+	for target in $(FUZZ_TARGETS); do \
+	  RUSTC_BOOTSTRAP=1 PATH="$(abspath $(TARGET))/tools/bin:$$PATH" \
+	    cargo fuzz run --fuzz-dir fuzz --target-dir $(TARGET)/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) \
+	    -dict=fuzz/dictionary.txt -max_len=65536 -timeout=10 -print_final_stats=1; \
+	done
 
 ## The inner loop: format, lints, unit tests.
 check:
