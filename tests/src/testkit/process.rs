@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -106,7 +107,11 @@ impl Process {
         if self.ended().is_some() {
             return Ok(());
         }
-        kill_process(self.pid, signal).during(|| format!("signal to {}", self.name))
+        match kill_process(self.pid, signal) {
+            // It ended a moment ago, and its task does not know yet.
+            Err(Errno::SRCH) => Ok(()),
+            sent => sent.during(|| format!("signal to {}", self.name)),
+        }
     }
 
     /// Waits for its end.
