@@ -34,6 +34,7 @@ mod standing;
 mod states;
 mod sweep;
 mod tag;
+mod tail;
 mod upload;
 
 use std::sync::Arc;

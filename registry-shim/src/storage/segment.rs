@@ -93,6 +93,17 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Bytes so far.
+    pub(super) const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The bytes of a writer that has sent none yet, as it is while they are few.
+    pub(super) fn into_unsent(self) -> Vec<Bytes> {
+        debug_assert!(self.parts.is_none(), "a part was sent");
+        self.head
+    }
+
     /// Makes the segment exist; `None` when it has no bytes.
     pub async fn finish(self) -> Result<Option<Segment>, StorageError> {
         if self.length == 0 {

@@ -4,6 +4,7 @@
 mod charge;
 mod compose;
 mod contract;
+mod counting;
 mod crash;
 pub(crate) mod faulty;
 mod races;

@@ -139,6 +139,18 @@ impl Progress {
         &self.segments
     }
 
+    /// Adds what a request brought.
+    pub(super) fn push(&mut self, segment: Option<Segment>) {
+        self.segments.extend(segment);
+    }
+
+    /// Takes the last segments out: their bytes come back in another one, which is the request's own.
+    pub(super) fn take_last(&mut self, count: usize) -> Vec<Segment> {
+        let stays = self.segments.len() - count;
+        self.saved = self.saved.min(stays);
+        self.segments.split_off(stays)
+    }
+
     pub(super) fn with_hasher(self, hasher: ChainHasher) -> Self {
         Self { hasher, ..self }
     }
@@ -209,8 +221,13 @@ impl Appender {
 
     /// The bytes become part of the upload, not yet of its session.
     pub async fn finish(mut self) -> Result<Progress, StorageError> {
-        self.progress.segments.extend(self.writer.finish().await?);
+        self.progress.push(self.writer.finish().await?);
         Ok(self.progress)
+    }
+
+    /// What had arrived, but for the hash, and the bytes of this request.
+    pub(super) fn into_parts(self) -> (Progress, SegmentWriter) {
+        (self.progress, self.writer)
     }
 }
 
@@ -297,7 +314,11 @@ impl Storage {
         appender: Appender,
     ) -> Result<Progress, UploadError> {
         let from = appender.from;
-        let mut progress = appender.finish().await?;
+        let mut progress = match self.finish_joined(appender).await {
+            // Whoever cancelled the upload meanwhile took its bytes.
+            Err(StorageError::Corrupt { .. }) => return Err(UploadError::Raced),
+            finished => finished?,
+        };
         if progress.offset() == from {
             return Ok(progress);
         }

@@ -152,6 +152,39 @@ async fn after_a_crash_the_client_goes_on_or_begins_again() {
 }
 
 #[tokio::test]
+async fn a_push_in_tiny_chunks_that_dies_anywhere_goes_on() {
+    const CHUNK: usize = 100;
+    let content = content(20 * CHUNK);
+    let digest = sha256(&content);
+    let story = async |storage: &Storage, told: &mut Acknowledged| {
+        let repository = repository();
+        let session = storage.begin_upload(&repository, ACTOR, Algorithm::Sha256, NOW_MS).await?;
+        told.id = Some(session.id);
+        let mut progress = Progress::new(Algorithm::Sha256);
+        for chunk in content.chunks(CHUNK) {
+            let mut appender = storage.append(progress);
+            appender.write(Bytes::copy_from_slice(chunk)).await?;
+            progress = storage.save_upload(&session, appender).await?;
+            told.offset = progress.offset();
+        }
+        Ok(())
+    };
+    at_every_write(story, async |storage, told, _| {
+        let Some(id) = told.id else { return };
+        let found = storage.upload(id, &repository(), ACTOR, NOW_MS).await.unwrap();
+        let (session, progress) = found.expect("it was acknowledged");
+        assert!(progress.offset() >= told.offset, "acknowledged bytes are gone");
+        let mut appender = storage.append(progress);
+        appender.write(content.slice(appender.offset() as usize..)).await.unwrap();
+        let progress = appender.finish().await.unwrap();
+        let repository = repository();
+        let committed = storage.commit(&repository, Some(&session), progress, &digest).await;
+        assert!(read(storage, &committed.unwrap(), None).await == content);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn composing_that_dies_anywhere_leaves_the_blob_whole() {
     let story = async |storage: &Storage, told: &mut Acknowledged| {
         push_image(storage, told).await?;

@@ -2,6 +2,7 @@
 
 use object_store::memory::InMemory;
 
+use super::counting::CountingStore;
 use super::*;
 use crate::storage::{Capabilities, Session, UploadError, layout};
 
@@ -31,6 +32,84 @@ async fn send(storage: &Storage, session: &Session, bytes: &Bytes) -> Progress {
 async fn is_whole(storage: &Storage, content: &Bytes) {
     let pointer = storage.pointer(&sha256(content)).await.unwrap().unwrap();
     assert!(read(storage, &pointer, None).await == content);
+}
+
+#[tokio::test]
+async fn a_thousand_tiny_chunks_cost_what_a_thousand_chunks_must() {
+    const CHUNKS: u64 = 1000;
+    const CHUNK: usize = 1024;
+    let (store, key) = (Arc::new(CountingStore::default()), Arc::new(SigningKey::generate().0));
+    let storage = storage(store.clone(), &key);
+    let (session, content) = (begin(&storage).await, content(CHUNKS as usize * CHUNK));
+    for chunk in content.chunks(CHUNK) {
+        send(&storage, &session, &Bytes::copy_from_slice(chunk)).await;
+    }
+    let [puts, put_bytes, gets, got_bytes] = store.counts();
+    // The session, and of each request a segment and its progress.
+    assert_eq!(puts, 1 + 2 * CHUNKS);
+    // Each byte four times (alone, of 8, of 64, of 512), and a progress that names a few segments.
+    assert!(put_bytes < CHUNKS * (4 * CHUNK as u64 + 4096), "{put_bytes} bytes were written");
+    // The session and the progress, and now and then what is joined.
+    assert!(gets < 4 * CHUNKS, "{gets} objects were read");
+    assert!(got_bytes < CHUNKS * (4 * CHUNK as u64 + 4096), "{got_bytes} bytes were read");
+
+    let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
+    let (_, progress) = found.unwrap();
+    assert!(progress.segments().len() < 30, "{} segments", progress.segments().len());
+    let digest = sha256(&content);
+    storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
+    is_whole(&storage, &content).await;
+}
+
+#[tokio::test]
+async fn who_comes_with_an_older_progress_finds_its_bytes() {
+    for storage in both() {
+        let (session, content) = (begin(&storage).await, content(1000));
+        for chunk in content[..700].chunks(100) {
+            send(&storage, &session, &Bytes::copy_from_slice(chunk)).await;
+        }
+        let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
+        let (_, older) = found.unwrap();
+        assert_eq!(older.segments().len(), 7);
+        // Joined, and then two requests end the upload at once: whoever looked it up before wins.
+        let newer = send(&storage, &session, &content.slice(700..800)).await;
+        assert_eq!(newer.segments().len(), 1);
+        let mut appender = storage.append(older);
+        appender.write(content.slice(700..)).await.unwrap();
+        let progress = appender.finish().await.unwrap();
+        let digest = sha256(&content);
+        storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
+        is_whole(&storage, &content).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_who_join_the_same_segments_at_most_one_counts() {
+    for storage in both() {
+        let (session, content) = (begin(&storage).await, content(800));
+        for chunk in content[..700].chunks(100) {
+            send(&storage, &session, &Bytes::copy_from_slice(chunk)).await;
+        }
+        let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
+        let (_, seven) = found.unwrap();
+        let saves = [seven.clone(), seven].map(|progress| async {
+            let mut appender = storage.append(progress);
+            appender.write(content.slice(700..)).await.unwrap();
+            storage.save_upload(&session, appender).await
+        });
+        let saved = futures::future::join_all(saves).await;
+        let won = saved.iter().filter(|saved| saved.is_ok()).count();
+        assert!(won <= 1);
+        let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
+        let (_, mut progress) = found.unwrap();
+        if won == 0 {
+            // Both gave way, and one comes again.
+            progress = send(&storage, &session, &content.slice(700..)).await;
+        }
+        let digest = sha256(&content);
+        storage.commit(&repository(), Some(&session), progress, &digest).await.unwrap();
+        is_whole(&storage, &content).await;
+    }
 }
 
 #[tokio::test]
