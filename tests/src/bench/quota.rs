@@ -37,8 +37,9 @@ pub struct Options {
     /// Bytes of a blob.
     #[arg(long, default_value_t = 1024)]
     pub bytes: usize,
-    /// Pairs of runs; the median counts.
-    #[arg(long, default_value_t = 3)]
+    /// Rounds of four runs, one, many, many, one, behind a first one that warms up; the median
+    /// counts.
+    #[arg(long, default_value_t = 5)]
     pub rounds: usize,
     /// Writes the figures there, as JSON.
     #[arg(long)]
@@ -58,6 +59,8 @@ pub struct Figures {
     pub many_projects_pushes_per_s: f64,
     /// The first over the second, median of the rounds' ratios.
     pub one_over_many_ratio: f64,
+    /// Of each round.
+    pub round_ratios: Vec<f64>,
 }
 
 /// Whose project a pusher pushes into.
@@ -78,22 +81,19 @@ pub async fn run(options: &Options) -> Result<Figures> {
     settings.set("quota.default_bytes", "1TiB");
     let origin = Origin::start_with(&loopback, &store, "registry", &settings).await?;
     let (mut one, mut many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..options.rounds.max(1) {
-        // The order changes, for the second run of a pair finds a fuller store.
-        let order = [Projects::One, Projects::Many];
-        let order = if round % 2 == 0 { order } else { [order[1], order[0]] };
-        let (mut in_one, mut in_many) = (0.0, 0.0);
-        for projects in order {
-            let rate = pushes_per_s(&origin, options, projects, round).await?;
-            match projects {
-                Projects::One => in_one = rate,
-                Projects::Many => in_many = rate,
-            }
+    for round in 0..=options.rounds.max(1) {
+        let (in_one, in_many) = measure(&origin, options, round).await?;
+        let ratio = in_one / in_many;
+        let counts = if round == 0 { ", which does not count" } else { "" };
+        println!(
+            "bench-quota: round {round}{counts}: one project {in_one:.0}/s, many {in_many:.0}/s, \
+             ratio {ratio:.2}"
+        );
+        if round > 0 {
+            one.push(in_one);
+            many.push(in_many);
+            ratios.push(ratio);
         }
-        println!("bench-quota: round {round}: one project {in_one:.0}/s, many {in_many:.0}/s");
-        one.push(in_one);
-        many.push(in_many);
-        ratios.push(in_one / in_many);
     }
     origin.stop().await?;
     let figures = Figures {
@@ -101,6 +101,7 @@ pub async fn run(options: &Options) -> Result<Figures> {
         artifacts: options.artifacts,
         one_project_pushes_per_s: median(one),
         many_projects_pushes_per_s: median(many),
+        round_ratios: ratios.iter().copied().map(rounded).collect(),
         one_over_many_ratio: median(ratios),
     };
     print(&figures);
@@ -110,12 +111,29 @@ pub async fn run(options: &Options) -> Result<Figures> {
     Ok(figures)
 }
 
-async fn pushes_per_s(
+/// Pushes a second into one project and into many. Each run finds a fuller store than the one
+/// before: in this order both kinds find the same on average.
+async fn measure(origin: &Origin, options: &Options, round: usize) -> Result<(f64, f64)> {
+    let (mut in_one, mut in_many) = (Duration::ZERO, Duration::ZERO);
+    let order = [Projects::One, Projects::Many, Projects::Many, Projects::One];
+    for (run, projects) in order.into_iter().enumerate() {
+        let took = push_round(origin, options, projects, round * order.len() + run).await?;
+        match projects {
+            Projects::One => in_one += took,
+            Projects::Many => in_many += took,
+        }
+    }
+    let pushes = (2 * options.pushers * options.artifacts) as f64;
+    Ok((pushes / in_one.as_secs_f64(), pushes / in_many.as_secs_f64()))
+}
+
+/// All pushers at once; how long they took.
+async fn push_round(
     origin: &Origin,
     options: &Options,
     projects: Projects,
     round: usize,
-) -> Result<f64> {
+) -> Result<Duration> {
     let client = Client::builder().timeout(PUSH_TIMEOUT).build();
     let client = client.map_err(|error| LabError::Unexpected(error.to_string()))?;
     let start = Instant::now();
@@ -127,8 +145,7 @@ async fn pushes_per_s(
         push_all(&client, origin, format!("{project}/app-{pusher}"), options, round)
     });
     try_join_all(pushers).await?;
-    let pushes = options.pushers * options.artifacts;
-    Ok(pushes as f64 / start.elapsed().as_secs_f64())
+    Ok(start.elapsed())
 }
 
 /// Blobs that nobody else pushes.
@@ -156,7 +173,11 @@ async fn push_all(
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    (values[values.len() / 2] * 1000.0).round() / 1000.0
+    rounded(values[values.len() / 2])
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 fn print(figures: &Figures) {
