@@ -24,20 +24,33 @@ pub struct Loopback {
 struct Inner {
     name: LabName,
     directory: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl Loopback {
     /// Sweeps what dead owners left and makes an empty directory.
     pub fn start() -> Result<Self> {
+        Self::start_with(|_| Ok(Vec::new()))
+    }
+
+    /// As [`Loopback::start`]; every program there has what `environment` says of the directory.
+    pub fn start_with(
+        environment: impl FnOnce(&Path) -> Result<Vec<(String, String)>>,
+    ) -> Result<Self> {
         // TLS is compiled into the HTTP client although the servers speak clear text.
         let _ = rustls::crypto::ring::default_provider().install_default();
         sweep::sweep_dead();
         let name = LabName::next();
         let directory = name.directory();
         interrupt::register(name.clone())?;
-        let inner = Arc::new(Inner { name, directory });
-        fs::create_dir_all(&inner.directory).during(|| inner.directory.display().to_string())?;
-        Ok(Self { inner })
+        fs::create_dir_all(&directory).during(|| directory.display().to_string())?;
+        let environment = environment(&directory)?;
+        Ok(Self { inner: Arc::new(Inner { name, directory, environment }) })
+    }
+
+    /// What every program there has in its environment.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.inner.environment
     }
 
     /// Where its programs keep their files.
@@ -50,8 +63,9 @@ impl Loopback {
         &self,
         name: &str,
         line: impl IntoIterator<Item = S>,
-        envs: Vec<(String, String)>,
+        mut envs: Vec<(String, String)>,
     ) -> Result<Process> {
+        envs.extend_from_slice(&self.inner.environment);
         Process::start(Spec {
             name: name.to_owned(),
             line: line.into_iter().map(Into::into).collect(),

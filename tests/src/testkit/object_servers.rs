@@ -7,6 +7,7 @@
 mod azurite;
 mod garage;
 mod gcs;
+mod listing;
 mod moto;
 
 use std::path::Path;

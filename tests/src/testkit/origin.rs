@@ -15,11 +15,13 @@ use super::loopback::Loopback;
 use super::metrics::Metrics;
 use super::process::Process;
 use super::programs::own_binary;
-use super::settings::Settings;
-use super::wait::{Seen, until};
+use super::settings::{CommandLine, Settings};
+use super::wait::{Seen, until, within};
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(30);
+/// For a subcommand, on a busy machine.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 /// The log line that names both ports.
 const SERVING: &str = "serving";
 
@@ -91,24 +93,45 @@ impl Origin {
         settings: &Settings,
         file: &str,
     ) -> Result<Process> {
-        let directory = loopback.directory();
-        let configuration = directory.join(format!("{name}.toml"));
-        fs::write(&configuration, file).during(|| configuration.display().to_string())?;
-        let key = signing_key(loopback, store)?;
-        let mut all = settings.clone();
-        all.or_set("serve.listen", "127.0.0.1:0")
-            .or_set("admin.listen", "127.0.0.1:0")
-            .or_set("log.format", "text")
-            .or_set("identity.signing_key_file", key.display())
-            .log_filter();
-        for (key, value) in store.settings().values() {
-            all.or_set(key, value);
+        Self::spawn_command(loopback, store, name, settings, file, &["serve"])
+    }
+
+    /// As [`Origin::spawn`] for any subcommand: what it prints is in its log.
+    pub fn spawn_command(
+        loopback: &Loopback,
+        store: &Store,
+        name: &str,
+        settings: &Settings,
+        file: &str,
+        arguments: &[&str],
+    ) -> Result<Process> {
+        let (line, envs) = command_line(loopback, store, name, settings, file, arguments)?;
+        loopback.start_program(name, line, envs)
+    }
+
+    /// Runs a subcommand to its end: what it printed for machines.
+    ///
+    /// # Errors
+    /// When it does not succeed, with what it said; when it printed no JSON.
+    pub async fn ask(
+        loopback: &Loopback,
+        store: &Store,
+        settings: &Settings,
+        file: &str,
+        arguments: &[&str],
+    ) -> Result<serde_json::Value> {
+        let (line, envs) = command_line(loopback, store, "command", settings, file, arguments)?;
+        let what = || arguments.join(" ");
+        let mut command = tokio::process::Command::new(&line[0]);
+        command.args(&line[1..]).envs(loopback.environment().iter().cloned()).envs(envs);
+        let ended = command.kill_on_drop(true).stdin(std::process::Stdio::null()).output();
+        let output = within(&what(), COMMAND_DEADLINE, ended).await?.during(what)?;
+        let (said, erred) = (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned());
+        if !output.status.success() {
+            return Err(LabError::Unexpected(format!("{}: {}: {erred}", what(), output.status)));
         }
-        let binary = own_binary("longshore-registry")?.display().to_string();
-        let line = [binary, "serve".into(), "--config".into(), configuration.display().to_string()];
-        let mut environment = all.environment();
-        environment.extend_from_slice(store.environment());
-        loopback.start_program(name, line, environment)
+        serde_json::from_slice(&said)
+            .map_err(|error| LabError::Unexpected(format!("{}: {error}: {erred}", what())))
     }
 
     /// Where OCI and gRPC are served.
@@ -155,6 +178,35 @@ impl Origin {
     pub async fn kill(self) -> Result<ExitStatus> {
         self.process.kill().await
     }
+}
+
+/// The program with a subcommand over `store`; every setting is in the environment.
+fn command_line(
+    loopback: &Loopback,
+    store: &Store,
+    name: &str,
+    settings: &Settings,
+    file: &str,
+    arguments: &[&str],
+) -> Result<CommandLine> {
+    let configuration = loopback.directory().join(format!("{name}.toml"));
+    fs::write(&configuration, file).during(|| configuration.display().to_string())?;
+    let key = signing_key(loopback, store)?;
+    let mut all = settings.clone();
+    all.or_set("serve.listen", "127.0.0.1:0")
+        .or_set("admin.listen", "127.0.0.1:0")
+        .or_set("log.format", "text")
+        .or_set("identity.signing_key_file", key.display())
+        .log_filter();
+    for (key, value) in store.settings().values() {
+        all.or_set(key, value);
+    }
+    let mut line = vec![own_binary("longshore-registry")?.display().to_string()];
+    line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    line.extend(["--config".to_owned(), configuration.display().to_string()]);
+    let mut environment = all.environment();
+    environment.extend_from_slice(store.environment());
+    Ok((line, environment))
 }
 
 /// The key's file. On a cloud store a missing one is an error, so a local instance makes it first.

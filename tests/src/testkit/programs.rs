@@ -104,6 +104,17 @@ impl Programs {
         Ok(self.bookworm("docker-registry")?.join("usr/bin/docker-registry"))
     }
 
+    /// Debian's libfaketime, the one for programs with threads: it gives a program another time.
+    pub fn faketime(&self) -> Result<PathBuf> {
+        let libraries = self.bookworm("libfaketime")?.join("usr/lib");
+        let entries = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
+        let library = |place: PathBuf| place.join("faketime/libfaketimeMT.so.1");
+        let mut found = entries.map(|entry| library(entry.path()));
+        found.find(|path| path.is_file()).ok_or_else(|| {
+            LabError::Unexpected(format!("{} is not whole: make clean-lab", libraries.display()))
+        })
+    }
+
     /// A static busybox: what the lab's small images run.
     pub fn busybox(&self) -> Result<PathBuf> {
         Ok(self.bookworm("busybox-static")?.join("bin/busybox"))

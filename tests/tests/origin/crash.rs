@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod directory;
-mod gate;
+pub(crate) mod gate;
 mod story;
 
 use gate::{Closed, Gate, Last, Order};

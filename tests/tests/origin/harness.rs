@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use longshore_tests::testkit::backend::Store;
-use longshore_tests::testkit::{Backend, LabError, Loopback, Result, Site};
+use longshore_tests::testkit::{Backend, Clock, LabError, Loopback, Result, Site};
 
 /// A first run builds Garage; every other one takes seconds.
 const START_DEADLINE: Duration = Duration::from_secs(3600);
@@ -24,6 +24,30 @@ pub(crate) struct Stage {
 /// that cannot be had on this machine is named on stderr: a person must see what was not tested.
 pub(crate) async fn on(backend: Backend, test: impl AsyncFnOnce(&Stage) -> Result<()>) {
     let loopback = Loopback::start().unwrap_or_else(|failed| panic!("{failed}"));
+    on_loopback(loopback, backend, test).await;
+}
+
+/// As [`on`], with a clock that the test sets forward for all programs.
+pub(crate) async fn on_clock(
+    backend: Backend,
+    test: impl AsyncFnOnce(&Stage, &Clock) -> Result<()>,
+) {
+    match tokio::task::spawn_blocking(Clock::loopback).await.expect("it does not panic") {
+        Ok((loopback, clock)) => {
+            on_loopback(loopback, backend, async |stage| test(stage, &clock).await).await;
+        }
+        Err(LabError::Unavailable { what, why }) => {
+            let _ = writeln!(std::io::stderr(), "not tested: {what}: {why}");
+        }
+        Err(failed) => panic!("{failed}"),
+    }
+}
+
+async fn on_loopback(
+    loopback: Loopback,
+    backend: Backend,
+    test: impl AsyncFnOnce(&Stage) -> Result<()>,
+) {
     let site = Site::Loopback(loopback.clone());
     let started = tokio::time::timeout(START_DEADLINE, backend.start(&site)).await;
     let store = match started {

@@ -8,6 +8,7 @@ mod crash;
 mod gcs;
 mod harness;
 mod immutable;
+mod quota;
 mod redirect;
 mod regions;
 mod stores;

@@ -24,7 +24,8 @@ async fn readiness(origin: &Origin) -> Result<String> {
     answer.text().await.map_err(|error| lost(&error))
 }
 
-async fn ready(origin: &Origin, what: &str, says: impl Fn(&str) -> bool) -> Result<()> {
+/// Waits until readiness says so.
+pub(crate) async fn ready(origin: &Origin, what: &str, says: impl Fn(&str) -> bool) -> Result<()> {
     until(what, CHANGE_DEADLINE, async || {
         let text = readiness(origin).await?;
         Ok(if says(&text) { Seen::Yes(()) } else { Seen::NotYet(text) })
@@ -32,7 +33,8 @@ async fn ready(origin: &Origin, what: &str, says: impl Fn(&str) -> bool) -> Resu
     .await
 }
 
-fn regions(home: &ObjectServer, other: &ObjectServer) -> String {
+/// A configuration of two regions, of which the first is everybody's home.
+pub(crate) fn regions(home: &ObjectServer, other: &ObjectServer) -> String {
     let region = |name: &str, server: &ObjectServer, default: bool| {
         let (url, endpoint) = (server.url(), server.endpoint());
         format!(
@@ -42,6 +44,19 @@ fn regions(home: &ObjectServer, other: &ObjectServer) -> String {
         )
     };
     format!("{}{}", region("eu", home, true), region("us", other, false))
+}
+
+/// Waits until nothing is owed to the first region's replica.
+pub(crate) async fn replicated(origin: &Origin) -> Result<()> {
+    until("the replica is whole", CHANGE_DEADLINE, async || {
+        let url = format!("http://{}/metrics", origin.admin());
+        let text = reqwest::get(url).await.map_err(|error| lost(&error))?.text().await;
+        let text = text.map_err(|error| lost(&error))?;
+        let queue = "longshore_registry_region_replication_queue{region=\"eu\"} 0";
+        let whole = text.lines().any(|line| line == queue);
+        Ok(if whole { Seen::Yes(()) } else { Seen::NotYet("a queue".to_owned()) })
+    })
+    .await
 }
 
 async fn survives(stage: &Stage) -> Result<()> {
@@ -58,15 +73,7 @@ async fn survives(stage: &Stage) -> Result<()> {
     let blob = client.push_blob(REPOSITORY, &[&layer]).await?;
     let (before, put) = client.push_manifest(REPOSITORY, "latest", "before").await?;
     assert_eq!(put.status(), 201);
-    until("the replica is whole", CHANGE_DEADLINE, async || {
-        let url = format!("http://{}/metrics", origin.admin());
-        let text = reqwest::get(url).await.map_err(|error| lost(&error))?.text().await;
-        let text = text.map_err(|error| lost(&error))?;
-        let queue = "longshore_registry_region_replication_queue{region=\"eu\"} 0";
-        let whole = text.lines().any(|line| line == queue);
-        Ok(if whole { Seen::Yes(()) } else { Seen::NotYet("a queue".to_owned()) })
-    })
-    .await?;
+    replicated(&origin).await?;
 
     eu.process().signal(Signal::STOP)?;
     let manifest = format!("/v2/{REPOSITORY}/manifests/latest");

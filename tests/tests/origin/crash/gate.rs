@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Whether the write at which the gate closes was still done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Last {
+pub(crate) enum Last {
     /// It was not.
     Lost,
     /// It was, and nobody was told.
@@ -27,7 +27,7 @@ pub(super) enum Last {
 
 /// What a request meets at a closed gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closed {
+pub(crate) enum Closed {
     /// Silence.
     Silent,
     /// A connection that breaks.
@@ -36,15 +36,15 @@ pub(super) enum Closed {
 
 /// At which write the gate closes, from 0, and how.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
-    pub(super) at: usize,
-    pub(super) last: Last,
-    pub(super) closed: Closed,
+pub(crate) struct Order {
+    pub(crate) at: usize,
+    pub(crate) last: Last,
+    pub(crate) closed: Closed,
 }
 
 /// The proxy; it ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     address: SocketAddr,
     state: Arc<State>,
     _stop: DropGuard,
@@ -61,7 +61,7 @@ struct State {
 
 impl Gate {
     /// Passes requests to the server at `upstream`, `http://ADDRESS:PORT`.
-    pub(super) async fn start(upstream: &str) -> Self {
+    pub(crate) async fn start(upstream: &str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
@@ -77,25 +77,25 @@ impl Gate {
         Self { address, state, _stop: stop.drop_guard() }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Counts from 0 again and closes as ordered; open until then.
-    pub(super) fn arm(&self, order: Order) {
+    pub(crate) fn arm(&self, order: Order) {
         *self.state.order() = Some(order);
         self.state.writes.store(0, Ordering::SeqCst);
         self.state.closed.send_replace(false);
     }
 
     /// Opens for good; whether it was closed.
-    pub(super) fn open(&self) -> bool {
+    pub(crate) fn open(&self) -> bool {
         *self.state.order() = None;
         self.state.closed.send_replace(false)
     }
 
     /// Ends when the gate closes.
-    pub(super) async fn closes(&self) {
+    pub(crate) async fn closes(&self) {
         let mut closed = self.state.closed.subscribe();
         closed.wait_for(|closed| *closed).await.expect("the gate is there");
     }
