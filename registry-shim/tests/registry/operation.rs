@@ -4,7 +4,8 @@ use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::common::{PATIENCE, TestRegistry, content, sha256};
+use crate::common::{PATIENCE, TestRegistry, content, sha256, until};
+use crate::program::Program;
 
 async fn admin(registry: &TestRegistry, path: &str) -> (StatusCode, String) {
     let answer = registry.client.get(format!("http://{}{path}", registry.admin)).send().await;
@@ -97,4 +98,35 @@ async fn a_drain_finishes_the_pull_and_the_push_under_way() {
     pull.read_to_end(&mut rest).await.unwrap();
     assert!(rest.ends_with(&pulled));
     tokio::time::timeout(PATIENCE, registry.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_access_log_says_who_asked_what_and_how_it_ended() {
+    let quiet = Program::start(&[]);
+    let program =
+        Program::start(&["--log-filter=info,access=debug", "--limits-trusted-proxies=127.0.0.0/8"]);
+    let get = async |program: &Program, path: &str| {
+        let request = program.client.get(format!("http://{}{path}", program.address));
+        let request =
+            request.header("x-request-id", "build-7").header("x-forwarded-for", "192.0.2.7");
+        request.header("authorization", "Basic c2VjcmV0").send().await.unwrap();
+    };
+    get(&quiet, "/v2/").await;
+    get(&program, "/v2/").await;
+    get(&program, "/v2/apps/web/manifests/v1?ns=here").await;
+    until("two lines", async || program.lines("access").len() == 2).await;
+    let lines = program.lines("access");
+    for (line, path, status) in
+        [(&lines[0], "/v2/", 200), (&lines[1], "/v2/apps/web/manifests/v1", 404)]
+    {
+        assert_eq!(line["level"], "DEBUG", "{line}");
+        let (fields, span) = (&line["fields"], &line["span"]);
+        assert_eq!((&fields["client"], &fields["status"]), (&"192.0.2.7".into(), &status.into()));
+        assert!(fields["ms"].as_f64().is_some_and(|ms| ms >= 0.0), "{line}");
+        assert_eq!((&span["method"], &span["path"]), (&"GET".into(), &path.into()), "{line}");
+        assert_eq!(span["id"], "build-7", "{line}");
+        assert!(!line.to_string().contains("c2VjcmV0"), "{line}");
+    }
+    assert!(lines[1]["fields"]["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{}", lines[1]);
+    assert_eq!(quiet.lines("access").len(), 0, "off unless it is asked for");
 }

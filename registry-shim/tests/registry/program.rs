@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
 use reqwest::{Client, StatusCode};
 
@@ -14,6 +15,8 @@ pub(crate) struct Program {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) client: Client,
+    /// What it has said since.
+    said: Arc<Mutex<Vec<serde_json::Value>>>,
     _directory: tempfile::TempDir,
 }
 
@@ -33,12 +36,24 @@ impl Program {
             .find(|said| !said["fields"]["admin"].is_null())
             .expect("it says where it serves");
         // Whatever it says later must find room.
-        std::thread::spawn(move || log.for_each(drop));
+        let later: Arc<Mutex<Vec<serde_json::Value>>> = Arc::default();
+        let kept = later.clone();
+        std::thread::spawn(move || {
+            for line in log.map_while(Result::ok) {
+                kept.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
         let address = |name: &str| said["fields"][name].as_str().unwrap().parse().unwrap();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().build().unwrap();
         let (address, admin) = (address("address"), address("admin"));
-        Self { child, address, admin, client, _directory: directory }
+        Self { child, address, admin, client, said: later, _directory: directory }
+    }
+
+    /// Log lines of this target, as far as they have come.
+    pub(crate) fn lines(&self, target: &str) -> Vec<serde_json::Value> {
+        let said = self.said.lock().unwrap();
+        said.iter().filter(|line| line["target"] == target).cloned().collect()
     }
 
     pub(crate) fn terminate(&self) {
