@@ -39,6 +39,7 @@ pub(crate) use upstream::answer as upstream_answer;
 
 use crate::auth::Actor;
 use crate::cache::CachedStorage;
+use crate::limits::Pace;
 use crate::metrics::RequestLabels;
 use crate::registry::Registry;
 use crate::serve::Peer;
@@ -182,11 +183,21 @@ async fn dispatch(
     if trail.is_noted() {
         trail.actor = Some(call.actor.clone());
     }
-    let answer = act(&call, route, body).await;
+    let answer = act(&call, route, body).await.map(|response| paced(&call, response));
     match namespace.and_then(|ns| HeaderValue::from_str(&ns).ok()) {
         Some(ns) => within_namespace(answer, ns),
         None => answer,
     }
+}
+
+/// A body that streams is held to its client's share by whoever sends it.
+fn paced(call: &Call<'_>, mut response: Response<Body>) -> Response<Body> {
+    if response.body().is_stream()
+        && let Some(pace) = call.pace()
+    {
+        response.extensions_mut().insert(pace);
+    }
+    response
 }
 
 /// Tells that the request was read within `ns`.
@@ -232,6 +243,11 @@ impl Call<'_> {
     /// The store that holds the repository.
     fn storage(&self, repository: &RepositoryName) -> &CachedStorage {
         self.registry.storage_of(repository)
+    }
+
+    /// The client's share of bytes, where it has one.
+    fn pace(&self) -> Option<Pace> {
+        self.registry.pacer.as_ref()?.of(Some(&self.actor), self.peer.address.ip())
     }
 
     fn header(&self, name: &HeaderName) -> Option<&str> {

@@ -23,7 +23,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::api::{self, ApiError, Body};
 use crate::config::Config;
-use crate::limits::{Admission, Class, Proxies, Shed};
+use crate::limits::{Admission, Class, Pace, Proxies, Shed};
 use crate::metrics::RequestLabels;
 use crate::registry::Registry;
 use crate::rpc::Reached;
@@ -105,7 +105,7 @@ impl Inner {
             }
             Err(shed) => return self.turn_away(request, shed).await,
         };
-        let response = if class == Class::Call {
+        let mut response = if class == Class::Call {
             self.call(request, peer).await
         } else {
             api::handle(&self.registry, request, peer, id.as_str()).await
@@ -116,7 +116,8 @@ impl Inner {
         {
             return busy(shed).into_response().map(|body| Held::new(body, None));
         }
-        response.map(|body| Held::new(body, Some(place)))
+        let pace = response.extensions_mut().remove::<Pace>();
+        response.map(|body| Held::paced(body, place, pace))
     }
 
     async fn turn_away(&self, request: Request<Incoming>, shed: Shed) -> Response<Held> {

@@ -51,7 +51,7 @@ use compose::Composing;
 use config::{Config, Serve};
 use front::Front;
 use keys::{KeyFileError, Keyring};
-use limits::Throttle;
+use limits::{Pacer, Throttle};
 use metrics::Metrics;
 use quota::Quota;
 use regions::Regions;
@@ -157,6 +157,7 @@ impl Instance {
             upstreams,
             tracker: TrackerHandle::new(period_ms, metrics.tracker.clone()),
             throttle: Throttle::new(&config.limits, metrics.throttled.clone()),
+            pacer: Pacer::new(&config.limits, metrics.body_pauses.clone()),
             keys,
             composer: config.storage.compose.then_some(composer),
             quota,

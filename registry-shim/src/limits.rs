@@ -1,10 +1,13 @@
 //! What the registry takes on at once, and what one client may ask for.
 //!
 //! Owns admission (requests, streams and buffered bytes at once, all clients together), throttles
-//! (requests per second of one client) and the question who the client is behind a proxy. It answers
-//! at once, waits for nothing, and takes no lock on the way of a request that is let in.
+//! (requests per second of one client), paces (bytes per second of one client) and the question who
+//! the client is behind a proxy. It answers at once and takes no lock on the way of a request that
+//! is let in; only a body that a client's pace holds back waits.
 
 mod admission;
+mod client;
+mod pace;
 mod prefix;
 mod throttle;
 
@@ -14,6 +17,7 @@ use http::HeaderMap;
 
 pub use admission::AdmissionMetrics;
 pub(crate) use admission::{Admission, Class, PUSH_BYTES_MAX, Place, Shed};
+pub(crate) use pace::{PIECE_BYTES, Pace, Pacer};
 pub use prefix::{InvalidPrefix, Prefix};
 pub(crate) use throttle::{Throttle, Throttled};
 

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub admission: AdmissionMetrics,
     /// Requests over one client's limit.
     pub throttled: Counter,
+    /// Times that a body of layers waited for its client's share of bytes.
+    pub body_pauses: Counter,
     /// Its encryption.
     pub tls: TlsMetrics,
     /// Joins by nodes that were let in.
@@ -100,6 +102,7 @@ impl Metrics {
             serve: ServeMetrics::default(),
             admission: AdmissionMetrics::default(),
             throttled: Counter::default(),
+            body_pauses: Counter::default(),
             tls: TlsMetrics::default(),
             joins: Counter::default(),
             joins_refused: Counter::default(),
@@ -127,6 +130,8 @@ impl Metrics {
         self.admission.register(registry);
         let throttled = "Requests over one client's limit";
         registry.register("requests_throttled", throttled, self.throttled.clone());
+        let pauses = "Waits of layers' bytes for one client's share";
+        registry.register("body_pauses", pauses, self.body_pauses.clone());
         self.tls.register(registry.sub_registry_with_prefix("tls"));
         registry.register("joins", "Nodes let in", self.joins.clone());
         registry.register("joins_refused", "Nodes not let in", self.joins_refused.clone());

@@ -14,7 +14,7 @@ use crate::auth::audit::Audit;
 use crate::cache::CachedStorage;
 use crate::compose::Composer;
 use crate::keys::Keyring;
-use crate::limits::Throttle;
+use crate::limits::{Pacer, Throttle};
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::regions::Regions;
@@ -43,6 +43,8 @@ pub struct Registry {
     pub keys: Keyring,
     /// Requests per second of one client, where they are limited.
     pub(crate) throttle: Option<Throttle>,
+    /// Bytes of layers per second of one client, where they are limited.
+    pub(crate) pacer: Option<Pacer>,
     /// Brings together blobs that came in several requests; `None`: they stay as they came.
     pub(crate) composer: Option<Composer>,
     /// What projects may hold.

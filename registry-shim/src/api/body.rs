@@ -13,6 +13,7 @@ use longshore_proto::ErrorCode;
 use prometheus_client::metrics::counter::Counter;
 
 use super::ApiError;
+use crate::limits::Pace;
 use crate::storage::BlobStream;
 use crate::upstream::UpstreamError;
 
@@ -141,6 +142,18 @@ pub(super) async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, Api
             }
         }
     }
+}
+
+/// The same at the client's pace: what waits in the connection slows the client down.
+pub(super) async fn next_bytes_at(
+    pace: Option<&Pace>,
+    body: &mut Incoming,
+) -> Result<Option<Bytes>, ApiError> {
+    let Some(pace) = pace else { return next_bytes(body).await };
+    pace.ready().await;
+    let next = next_bytes(body).await?;
+    pace.moved(next.as_ref().map_or(0, Bytes::len));
+    Ok(next)
 }
 
 /// The whole body; `None` when it has more than `max` bytes.

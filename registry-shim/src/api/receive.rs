@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use longshore_proto::ErrorCode;
 use tokio_util::task::TaskTracker;
 
-use super::body::next_bytes;
+use super::body::next_bytes_at;
 use super::{ApiError, Call, chunk, upstream};
 use crate::quota::{Intake, QuotaError};
 use crate::storage::{Appender, Progress, Session, Storage};
@@ -66,8 +66,8 @@ impl Receiving {
             let total = self.before.saturating_add(length);
             self.unless_refused(intake.announced(total).await)?;
         }
-        let mut total = self.before;
-        while let Some(bytes) = next_bytes(body).await? {
+        let (mut total, pace) = (self.before, call.pace());
+        while let Some(bytes) = next_bytes_at(pace.as_ref(), body).await? {
             call.registry.metrics.received_bytes.inc_by(bytes.len() as u64);
             total += bytes.len() as u64;
             self.unless_refused(intake.arrived(total).await)?;

@@ -43,6 +43,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "requests of one client at once [default: 0, those of ten seconds]",
     },
     Setting {
+        key: "limits.client_bytes_per_s",
+        kind: Kind::Number,
+        help: "bytes of layers per second of one client; the rest waits [default: 0, no limit]",
+    },
+    Setting {
         key: "limits.throttle_nodes",
         kind: Kind::Switch,
         help: "whether nodes that joined count as clients [default: false]",
@@ -77,6 +82,9 @@ pub struct Limits {
     pub client_requests_per_s: u32,
     /// Of one client; 0: those of ten seconds.
     pub client_burst: u32,
+    /// Of layers through this process, of one client; 0: no limit.
+    #[serde(deserialize_with = "client_bytes")]
+    pub client_bytes_per_s: u64,
     /// Whether nodes count as clients.
     pub throttle_nodes: bool,
     /// Whose `X-Forwarded-For` is believed.
@@ -93,6 +101,7 @@ impl Default for Limits {
             buffered_bytes_max: 2 << 30,
             client_requests_per_s: 0,
             client_burst: 0,
+            client_bytes_per_s: 0,
             throttle_nodes: false,
             trusted_proxies: Vec::new(),
         }
@@ -114,4 +123,13 @@ fn buffered<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> 
         return Ok(bytes);
     }
     Err(D::Error::custom(format!("less than the {MIN} that one push may hold, or too much")))
+}
+
+fn client_bytes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    /// A piece a second.
+    const MIN: u64 = crate::limits::PIECE_BYTES as u64;
+    match u64::deserialize(from)? {
+        1..MIN => Err(D::Error::custom(format!("less than {MIN}: clients would give up"))),
+        bytes => Ok(bytes),
+    }
 }

@@ -54,6 +54,7 @@ fn every_value_that_can_not_work_is_refused_by_name() {
         ("storage.redirect_expiry_s", "604801"),
         ("storage.redirect_endpoint", "layers.example"),
         ("storage.immutable_tags", "prod"),
+        ("limits.client_bytes_per_s", "65535"),
         ("tracker.announce_period_ms", "0"),
         ("tracker.announce_period_ms", "soon"),
         ("log.filter", "a=b=c"),

@@ -1,9 +1,8 @@
-//! How often one client may ask. A client is whom it says it is, or the prefix that it comes from.
+//! How often one client may ask.
 //!
 //! Keys are kept for as long as they matter, and no more than [`KEYS_MAX`]: beyond, newcomers share
 //! one. Only where it is configured; 429 is no answer for containerd, so nodes are exempt.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +12,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use prometheus_client::metrics::counter::Counter;
 
-use super::prefix::masked;
+use super::client::Clients;
 use crate::auth::Actor;
 use crate::config::limits::Limits;
 
@@ -21,8 +20,6 @@ use crate::config::limits::Limits;
 const KEYS_MAX: usize = 65_536;
 /// Questions between two looks at the keys' number.
 const LOOK_EVERY: u64 = 1024;
-/// What one subscriber has of IPv6, at least.
-const IPV6_PREFIX_BITS: u32 = 64;
 /// A burst that is not configured: so many seconds at the rate.
 const BURST_SECONDS: u32 = 10;
 /// Whom newcomers are while the table is full. A hash that equals it shares it, which harms nobody.
@@ -33,11 +30,9 @@ const OVERFLOW: u64 = 0;
 pub(crate) struct Throttle {
     limiter: RateLimiter<u64, DashMapStateStore<u64>, DefaultClock>,
     clock: DefaultClock,
-    /// Nobody can choose names that fall together.
-    hasher: RandomState,
+    clients: Clients,
     asked: AtomicU64,
     full: AtomicBool,
-    nodes: bool,
     refused: Counter,
 }
 
@@ -58,27 +53,16 @@ impl Throttle {
         Some(Self {
             limiter: RateLimiter::dashmap(Quota::per_second(rate).allow_burst(burst)),
             clock: DefaultClock::default(),
-            hasher: RandomState::new(),
+            clients: Clients::new(limits.throttle_nodes),
             asked: AtomicU64::new(0),
             full: AtomicBool::new(false),
-            nodes: limits.throttle_nodes,
             refused,
         })
     }
 
     /// One request more; whoever is `None` showed something that nobody knows.
     pub(crate) fn ask(&self, actor: Option<&Actor>, address: IpAddr) -> Result<(), Throttled> {
-        let key = match actor {
-            Some(Actor::Node(_)) if !self.nodes => return Ok(()),
-            Some(Actor::Node(session)) => self.hasher.hash_one(&session.peer_id),
-            Some(Actor::Known(principal)) if !Actor::Known(principal.clone()).is_anonymous() => {
-                self.hasher.hash_one(principal.label())
-            }
-            _ => {
-                let address = address.to_canonical();
-                self.hasher.hash_one((address.is_ipv4(), masked(address, IPV6_PREFIX_BITS)))
-            }
-        };
+        let Some(key) = self.clients.number(actor, address) else { return Ok(()) };
         if self.asked.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == LOOK_EVERY - 1 {
             self.tidy();
         }

@@ -62,6 +62,11 @@ pub(crate) async fn join(
     client.join(request).await.map(tonic::Response::into_inner)
 }
 
+/// What a node that joined shows.
+pub(crate) async fn session(registry: &TestRegistry) -> String {
+    Node::join(registry).await.joined.session
+}
+
 impl Node {
     pub(crate) async fn join(registry: &TestRegistry) -> Self {
         let joined = join(registry, join_request("")).await.unwrap();

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::common::{TestRegistry, content, header, refusal, refused, until};
+use crate::fleet::session;
 
 async fn limited(limits: Limits) -> TestRegistry {
     TestRegistry::start_with(|config| config.limits = limits).await
@@ -112,4 +113,55 @@ async fn a_request_keeps_its_clients_name_or_gets_one() {
     let call = http2.post(call).header("content-type", "application/grpc").body(vec![0; 5]);
     let answer = call.header("x-request-id", "join-1").send().await.unwrap();
     assert_eq!(header(&answer, "x-request-id"), "join-1");
+}
+
+/// 1 MiB a second, and nothing else.
+fn paced() -> Limits {
+    Limits { client_bytes_per_s: 1 << 20, ..Limits::default() }
+}
+
+#[tokio::test]
+async fn a_client_over_its_bytes_waits_for_the_rest_and_a_node_does_not() {
+    let registry = limited(paced()).await;
+    let pauses = "longshore_registry_body_pauses_total";
+    let layer = content(3 << 19, 7);
+    let began = std::time::Instant::now();
+    let digest = registry.push_blob("apps/web", &layer).await;
+    assert!(registry.metric(pauses).await > 0, "a push of one and a half seconds");
+    let pushed = registry.metric(pauses).await;
+    let path = format!("/v2/apps/web/blobs/{digest}");
+    let pulled = registry.get(&path).await.bytes().await.unwrap();
+    assert!(pulled == layer);
+    // Pushed and pulled it is 3 MiB, of which a second's worth may have been saved.
+    assert!(began.elapsed() >= std::time::Duration::from_millis(1900), "{:?}", began.elapsed());
+    let paused = registry.metric(pauses).await;
+    assert!(paused > pushed, "a pull pauses as well");
+
+    let session = session(&registry).await;
+    let asked = registry.request(Method::GET, &path).bearer_auth(&session).send().await.unwrap();
+    assert!(asked.bytes().await.unwrap() == layer);
+    assert_eq!(registry.metric(pauses).await, paused, "nodes are exempt");
+}
+
+#[tokio::test]
+async fn nodes_are_no_clients_of_the_request_limit_unless_configured() {
+    for throttle_nodes in [false, true] {
+        let limits = Limits {
+            client_requests_per_s: 1,
+            client_burst: 2,
+            throttle_nodes,
+            ..Limits::default()
+        };
+        let registry = limited(limits).await;
+        let session = session(&registry).await;
+        let mut throttled = 0;
+        for _ in 0..5 {
+            let asked = registry.request(Method::GET, "/v2/").bearer_auth(&session);
+            throttled += usize::from(asked.send().await.unwrap().status() == 429);
+        }
+        assert_eq!(throttled > 0, throttle_nodes, "{throttled} of 5");
+        // Whoever is no node is one.
+        let anonymous = async || registry.get("/v2/").await.status() == 429;
+        until("429", anonymous).await;
+    }
 }
