@@ -12,6 +12,7 @@ mod chunk;
 mod error;
 mod gate;
 mod manifest;
+mod mount;
 mod receive;
 mod referrer;
 mod route;

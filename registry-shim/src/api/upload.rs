@@ -12,12 +12,12 @@ use longshore_proto::{Algorithm, Digest, ErrorCode, RepositoryName};
 use uuid::Uuid;
 
 use super::chunk;
+use super::mount::Mount;
 use super::receive::{Broken, Receiving};
-use super::route::repository as repository_name;
 use super::{
     Answer, ApiError, Body, CONTENT_DIGEST, Call, UPLOAD_UUID, empty, header_value, upstream,
 };
-use crate::auth::{Action, AuthError, Wanted};
+use crate::auth::Action;
 use crate::registry::now_ms;
 use crate::storage::{Charge, Note, Progress, Session, UploadError};
 
@@ -32,20 +32,18 @@ pub(super) async fn begin(
     repository: &RepositoryName,
     body: &mut Incoming,
 ) -> Answer {
-    let from = call.query.get("from").filter(|_| call.query.get("mount").is_some());
-    let from = from.map(|from| repository_name(&from)).transpose()?;
-    let wanted = match &from {
-        Some(from) => Wanted::Mount { from, to: repository },
-        None => Wanted::Repository(Action::Push, repository),
-    };
-    call.authorize_for(wanted, Action::Push, repository)?;
+    let wanted = Mount::read(call)?;
+    match &wanted {
+        Some(mount) => mount.authorize(call, repository)?,
+        None => call.authorize(Action::Push, repository)?,
+    }
     let fronted = call.fronted_for_push(repository)?.is_some();
     // An upstream does not see what lies in other repositories here: its pusher uploads.
-    if let (Some(digest), Some(from)) = (call.query.get("mount"), from)
+    if let Some(mount) = wanted
         && !fronted
-        && mount(call, repository, &digest, &from).await?
+        && mount.carry_out(call, repository).await?
     {
-        return Ok(created(repository, &digest.parse()?));
+        return Ok(created(repository, mount.digest()));
     }
     if let Some(digest) = call.query.get("digest") {
         let digest: Digest = digest.parse()?;
@@ -70,38 +68,6 @@ fn announced_algorithm(call: &Call<'_>) -> Result<Algorithm, ApiError> {
         Some("sha512") => Ok(Algorithm::Sha512),
         Some(_) => Err(ApiError::new(ErrorCode::DigestInvalid, "digest-algorithm is unknown")),
     }
-}
-
-/// Makes a blob of another repository a member of this one. A miss is no error: the client then
-/// uploads. Without `from` nothing is looked for, as that would tell what other repositories hold.
-async fn mount(
-    call: &Call<'_>,
-    repository: &RepositoryName,
-    digest: &str,
-    from: &RepositoryName,
-) -> Result<bool, ApiError> {
-    let digest: Digest = digest.parse()?;
-    // Another region's bytes lie in another store.
-    if !call.registry.same_home(from, repository) {
-        return Ok(false);
-    }
-    match call.registry.auth.authorize(&call.actor, Action::Pull, from) {
-        Ok(()) => {}
-        // Who may read it has only to ask for a token that says so.
-        Err(AuthError::Scope) => {
-            return Err(call.refuse(AuthError::Scope, Wanted::Mount { from, to: repository }));
-        }
-        Err(_) => return Ok(false),
-    }
-    let Some(pointer) = call.storage(from).member(from, &digest).await? else { return Ok(false) };
-    let storage = call.storage(repository).storage();
-    let paid = call.registry.quota.pay(storage, repository, digest, pointer.size).await?;
-    if !storage.add_member(repository, &digest, &pointer).await? {
-        return Ok(false);
-    }
-    paid.confirm().await?;
-    call.registry.metrics.upload_ended("mounted");
-    Ok(true)
 }
 
 pub(super) async fn status(call: &Call<'_>, repository: &RepositoryName, id: &str) -> Answer {

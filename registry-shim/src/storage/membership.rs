@@ -1,10 +1,11 @@
 //! Membership: which blobs a repository holds. A blob is visible where it is a member.
 
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use longshore_proto::{Digest, RepositoryName};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Pointer, RECORD_VERSION, Storage, StorageError, encode, layout};
+use super::{Item, Keys, Pointer, RECORD_VERSION, Storage, StorageError, encode, layout};
 
 #[derive(Serialize, Deserialize)]
 struct MembershipRecord {
@@ -26,6 +27,22 @@ impl Storage {
     pub(super) async fn is_referenced(&self, digest: &Digest) -> Result<bool, StorageError> {
         let mut references = self.store.list(Some(&layout::reverse_references(digest)));
         Ok(references.try_next().await?.is_some())
+    }
+
+    /// Repositories that hold the blob or are about to, in no order, of the first `max` references.
+    pub async fn holders(
+        &self,
+        digest: &Digest,
+        max: usize,
+    ) -> Result<Vec<RepositoryName>, StorageError> {
+        let prefix = layout::reverse_references(digest);
+        let references = self.store.list(Some(&prefix)).take(max);
+        let found: Vec<_> = references.try_collect().await?;
+        let holder = |key: &Path| {
+            let (_, repository) = Keys::spread("bref", key)?;
+            Keys::referring(repository)
+        };
+        Ok(found.iter().filter_map(|found| holder(&found.location)).collect())
     }
 
     /// Makes the blob visible in the repository, unless its pointer is being collected: then

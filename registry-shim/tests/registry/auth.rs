@@ -247,6 +247,28 @@ async fn a_mount_asks_for_both_repositories_and_for_what_its_token_lacks() {
 }
 
 #[tokio::test]
+async fn a_mount_from_anywhere_looks_only_where_its_bearer_may_read() {
+    let guarded = Guarded::start(|config| {
+        config.auth.rule.push(rule("user:bob", "bob/*", &[RuleAction::All]));
+        config.auth.rule.push(rule("user:alice", "hidden/*", &[RuleAction::All]));
+    })
+    .await;
+    let alice = guarded.token("alice", "repository:hidden/x:* repository:team/app:*").await;
+    guarded.push(&alice, "hidden/x").await;
+    let mount = format!("/v2/bob/x/blobs/uploads/?mount={}", sha256(b"layer"));
+    let wide = "repository:bob/x:pull,push repository:team/app:pull repository:hidden/x:pull";
+    let (narrow, wide) = (
+        guarded.token("bob", "repository:bob/x:pull,push").await,
+        guarded.token("bob", wide).await,
+    );
+    assert_eq!(guarded.status(&wide, Method::POST, &mount).await, 202);
+    guarded.push(&alice, "team/app").await;
+    // What another token could do is not told.
+    assert_eq!(guarded.status(&narrow, Method::POST, &mount).await, 202);
+    assert_eq!(guarded.status(&wide, Method::POST, &mount).await, 201);
+}
+
+#[tokio::test]
 async fn wrong_passwords_are_refused_and_slowed_down() {
     let guarded = Guarded::start(|_| {}).await;
     for _ in 0..10 {

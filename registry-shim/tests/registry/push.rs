@@ -129,8 +129,8 @@ async fn a_blob_is_mounted_from_where_it_is_or_uploaded() {
     let mount = |query: String| {
         registry.request(Method::POST, &format!("/v2/to/there/blobs/uploads/?{query}")).send()
     };
-    let anonymous = mount(format!("mount={digest}")).await.unwrap();
-    assert_eq!(anonymous.status(), StatusCode::ACCEPTED);
+    let nowhere = mount(format!("mount={}", sha256(b"another"))).await.unwrap();
+    assert_eq!(nowhere.status(), StatusCode::ACCEPTED);
     let missing = mount(format!("mount={digest}&from=else/where")).await.unwrap();
     assert_eq!(missing.status(), StatusCode::ACCEPTED);
     assert!(header(&missing, LOCATION.as_str()).starts_with("/v2/to/there/blobs/uploads/"));
@@ -139,8 +139,13 @@ async fn a_blob_is_mounted_from_where_it_is_or_uploaded() {
     let mounted = mount(format!("mount={digest}&from=from%2Fhere")).await.unwrap();
     assert_eq!(mounted.status(), StatusCode::CREATED);
     assert_eq!(header(&mounted, LOCATION.as_str()), format!("/v2/to/there/blobs/{digest}"));
-    let got = registry.get(&format!("/v2/to/there/blobs/{digest}")).await;
-    assert_eq!(got.bytes().await.unwrap(), &b"layer"[..]);
+    let from_anywhere = format!("/v2/to/others/blobs/uploads/?mount={digest}");
+    let mounted = registry.request(Method::POST, &from_anywhere).send().await.unwrap();
+    assert_eq!(mounted.status(), StatusCode::CREATED);
+    for repository in ["to/there", "to/others"] {
+        let got = registry.get(&format!("/v2/{repository}/blobs/{digest}")).await;
+        assert_eq!(got.bytes().await.unwrap(), &b"layer"[..]);
+    }
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ macro_rules! conforms {
                 a_blob_is_mounted_from_where_it_is,
                 a_blob_of_a_repository_that_is_not_there_is_uploaded,
                 a_blob_that_is_not_there_is_uploaded,
-                a_mount_from_anywhere_mounts_or_begins_an_upload,
+                a_mount_from_anywhere_finds_the_blob,
                 a_mount_of_what_is_no_digest_is_refused,
                 a_mounted_blob_outlives_its_source,
                 a_mounts_source_may_be_encoded,

@@ -51,16 +51,16 @@ pub(super) async fn a_blob_of_a_repository_that_is_not_there_is_uploaded(reposit
     begins_an_upload(repository, mount(repository, &query).await, &blob).await;
 }
 
-/// Without `from` a registry may mount or begin an upload.
-pub(super) async fn a_mount_from_anywhere_mounts_or_begins_an_upload(repository: &Repository) {
+/// "MAY treat the `from` parameter as optional": the blob is found wherever it is.
+pub(super) async fn a_mount_from_anywhere_finds_the_blob(repository: &Repository) {
     let (blob, source) = (Content::layer(1000), repository.other());
     source.push(&blob).await;
-    let answer = mount(repository, &format!("mount={}", blob.digest)).await;
-    if answer.status() == 201 {
-        assert!(repository.get_url(answer.location()).await.is(200).body == blob.bytes);
-        return repository.has(&blob).await;
-    }
-    begins_an_upload(repository, answer, &blob).await;
+    let mounted = mount(repository, &format!("mount={}", blob.digest)).await.is(201);
+    assert!(repository.get_url(mounted.location()).await.is(200).body == blob.bytes);
+    repository.has(&blob).await;
+    let nowhere = Content::layer(1000);
+    let answer = mount(repository, &format!("mount={}", nowhere.digest)).await;
+    begins_an_upload(repository, answer, &nowhere).await;
 }
 
 /// A mounted blob is the repository's own.
@@ -90,6 +90,7 @@ pub(super) async fn an_image_is_made_of_mounted_blobs(repository: &Repository) {
 pub(super) async fn a_mount_of_what_is_no_digest_is_refused(repository: &Repository) {
     let query = format!("mount=sha256:zz&from={}", repository.other().name);
     mount(repository, &query).await.refused(400, "DIGEST_INVALID");
+    mount(repository, "mount=sha256:zz").await.refused(400, "DIGEST_INVALID");
     let query = format!("mount={}&from=Not/A/Name", sha256(b"x"));
     mount(repository, &query).await.refused(400, "NAME_INVALID");
 }
