@@ -9,6 +9,7 @@ mod crash;
 mod gcs;
 mod harness;
 mod immutable;
+mod layout;
 mod quota;
 mod redirect;
 mod regions;

@@ -1,9 +1,7 @@
 //! The registry in front of Debian's docker-registry: what users have, with its own ways.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 
 use longshore_proto::{Algorithm, Digest, media_type};
 use longshore_tests::testkit::command::Run;
@@ -17,104 +15,11 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, header, lost};
 use crate::harness::{Stage, on};
+use crate::layout::{IMAGE_CONFIG, Layout, layer};
 
 /// `hunter2`, at bcrypt's least cost.
 const HTPASSWD: &str = "me:$2b$04$gGNDEeAatxa3pLK/u3g1AetEhqUteuu8PxHPFKW4aU5tmbY5/nb7S\n";
 const PASSWORD: &str = "hunter2";
-
-const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// An index of two images, which share one of their three layers, as an OCI layout.
-struct Layout {
-    directory: PathBuf,
-    index: Digest,
-    manifests: BTreeSet<Digest>,
-    blobs: BTreeSet<Digest>,
-}
-
-impl Layout {
-    fn write(directory: PathBuf) -> Result<Self> {
-        let index = Digest::of(Algorithm::Sha256, b"");
-        let mut layout =
-            Self { directory, index, manifests: BTreeSet::new(), blobs: BTreeSet::new() };
-        let mut images = Vec::new();
-        for (seed, architecture) in [(1, "amd64"), (2, "arm64")] {
-            let platform = json!({ "architecture": architecture, "os": "linux" });
-            let config = layout.add(IMAGE_CONFIG, platform.to_string().as_bytes())?;
-            let mut layers = Vec::new();
-            for content in [layer(100, 0), layer(70_000, seed), layer(3_000_000, seed)] {
-                layers.push(layout.add(LAYER, &content)?);
-            }
-            let kind = media_type::OCI_MANIFEST;
-            let manifest = json!({
-                "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers,
-            });
-            let mut image = layout.add(kind, manifest.to_string().as_bytes())?;
-            image["platform"] = platform;
-            images.push(image);
-        }
-        let kind = media_type::OCI_INDEX;
-        let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": images });
-        let index = index.to_string();
-        layout.index = Digest::of(Algorithm::Sha256, index.as_bytes());
-        let root =
-            json!({ "schemaVersion": 2, "manifests": [layout.add(kind, index.as_bytes())?] });
-        layout.put("index.json", root.to_string().as_bytes())?;
-        layout.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        Ok(layout)
-    }
-
-    fn add(&mut self, kind: &str, content: &[u8]) -> Result<Value> {
-        let digest = Digest::of(Algorithm::Sha256, content);
-        self.put(&format!("blobs/sha256/{}", digest.hex()), content)?;
-        let manifest = [media_type::OCI_MANIFEST, media_type::OCI_INDEX].contains(&kind);
-        if manifest { &mut self.manifests } else { &mut self.blobs }.insert(digest);
-        Ok(json!({ "mediaType": kind, "digest": digest.to_string(), "size": content.len() }))
-    }
-
-    fn put(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.directory.join(name);
-        let directory = path.parent().expect("it lies in the layout");
-        let written = fs::create_dir_all(directory).and_then(|()| fs::write(&path, content));
-        written.during(|| path.display().to_string())
-    }
-
-    /// As skopeo names it.
-    fn name(&self) -> String {
-        format!("oci:{}", self.directory.display())
-    }
-
-    /// Reads everything at a registry whose repository is at `path`, byte for byte.
-    async fn assert_at(&self, client: &Client, path: &str) -> Result<()> {
-        let manifests = self.manifests.iter().map(|digest| ("manifests", digest));
-        let blobs = self.blobs.iter().map(|digest| ("blobs", digest));
-        for (kind, digest) in manifests.chain(blobs) {
-            let got = client.request(Method::GET, &format!("{path}/{kind}/{digest}"));
-            let got = got.header(ACCEPT, media_type::OCI_INDEX);
-            let got = got.header(ACCEPT, media_type::OCI_MANIFEST).send().await;
-            let got = got.map_err(|error| lost(&error))?;
-            assert_eq!(got.status(), 200, "{kind}/{digest}");
-            let got = got.bytes().await.map_err(|error| lost(&error))?;
-            assert_eq!(Digest::of(Algorithm::Sha256, &got), *digest);
-        }
-        Ok(())
-    }
-
-    /// Whether the layout that was pulled to `at` has the same content.
-    fn assert_pulled(&self, at: &Path) -> Result<()> {
-        for digest in self.manifests.iter().chain(&self.blobs) {
-            let path = at.join("blobs/sha256").join(digest.hex());
-            let content = fs::read(&path).during(|| path.display().to_string())?;
-            assert_eq!(Digest::of(Algorithm::Sha256, &content), *digest);
-        }
-        Ok(())
-    }
-}
-
-fn layer(bytes: usize, seed: usize) -> Vec<u8> {
-    (0..bytes).map(|at| ((at + seed) * 31 % 251) as u8).collect()
-}
 
 /// A registry in front of `url`, on a store of its own of that name.
 async fn in_front_of(stage: &Stage, url: &str, name: &str, more: &str) -> Result<Origin> {
