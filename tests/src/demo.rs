@@ -53,7 +53,7 @@ pub async fn run(options: &Options) -> Result<Figures> {
     let without = measured(&fleet, options, &image).await?;
 
     let figures = Figures::of(options, &image, &with, &sources, &containers, &without);
-    report::write(&figures, &options.figures)?;
+    crate::figures::write(&figures, &options.figures)?;
     report::print(&figures);
     fleet.destroy().await?;
     Ok(figures)

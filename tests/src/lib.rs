@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod figures;
 pub mod image;
 pub mod load;
 pub mod testkit;

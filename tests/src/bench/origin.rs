@@ -59,7 +59,7 @@ pub async fn run(options: &Options) -> Result<Figures> {
     let figures = Figures::of(options, &ours, &docker);
     report::print(&figures);
     if let Some(path) = &options.figures {
-        report::write(&figures, path)?;
+        crate::figures::write(&figures, path)?;
     }
     Ok(figures)
 }

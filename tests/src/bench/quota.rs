@@ -3,7 +3,6 @@
 
 #![allow(clippy::print_stdout, reason = "the benchmark speaks to a person")]
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use reqwest::{Client, StatusCode};
 use serde::Serialize;
 
 use crate::testkit::backend::Backend;
-use crate::testkit::error::{Context as _, LabError};
+use crate::testkit::error::LabError;
 use crate::testkit::object_servers::Site;
 use crate::testkit::origin::Origin;
 use crate::testkit::settings::Settings;
@@ -106,7 +105,7 @@ pub async fn run(options: &Options) -> Result<Figures> {
     };
     print(&figures);
     if let Some(path) = &options.figures {
-        write(&figures, path)?;
+        crate::figures::write(&figures, path)?;
     }
     Ok(figures)
 }
@@ -191,13 +190,4 @@ fn print(figures: &Figures) {
     println!("\n{table}\n");
     let ratio = figures.one_over_many_ratio;
     println!("one project over many: {ratio:.2}   (at least 0.9)");
-}
-
-fn write(figures: &Figures, path: &std::path::Path) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-    }
-    let mut text = serde_json::to_string_pretty(figures).unwrap_or_default();
-    text.push('\n');
-    fs::write(path, text).during(|| path.display().to_string())
 }

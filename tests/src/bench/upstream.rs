@@ -7,7 +7,6 @@
 
 mod source;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +23,7 @@ use source::{Content, Source};
 
 use crate::bench::process::resident_bytes;
 use crate::testkit::backend::Backend;
-use crate::testkit::error::{Context as _, LabError};
+use crate::testkit::error::LabError;
 use crate::testkit::object_servers::Site;
 use crate::testkit::origin::Origin;
 use crate::testkit::settings::Settings;
@@ -151,7 +150,7 @@ pub async fn run(options: &Options) -> Result<Figures> {
     origin.stop().await?;
     print(&figures);
     if let Some(path) = &options.figures {
-        write(&figures, path)?;
+        crate::figures::write(&figures, path)?;
     }
     Ok(figures)
 }
@@ -185,15 +184,6 @@ async fn peak_of(pid: u32, ended: Arc<AtomicBool>) -> u64 {
         peak = peak.max(resident_bytes(pid).unwrap_or_default());
     }
     peak
-}
-
-fn write(figures: &Figures, path: &PathBuf) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-    }
-    let mut text = serde_json::to_string_pretty(figures).unwrap_or_default();
-    text.push('\n');
-    fs::write(path, text).during(|| path.display().to_string())
 }
 
 fn print(figures: &Figures) {

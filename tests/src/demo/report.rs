@@ -2,17 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "the demo speaks to a person")]
 
-use std::fs;
-use std::path::Path;
-
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::figures::{Figures, NodeFigures};
 use super::options::Options;
 use super::progress::say;
 use crate::image::Image;
-use crate::testkit::Result;
-use crate::testkit::error::Context;
 
 /// Says what will be pulled, by whom, over which links.
 pub(super) fn announce(options: &Options, image: &Image) {
@@ -29,16 +24,6 @@ pub(super) fn announce(options: &Options, image: &Image) {
         options.registry_rate(),
         options.bound_seconds(image.bytes())
     ));
-}
-
-/// Writes the figures as JSON.
-pub(super) fn write(figures: &Figures, path: &Path) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-    }
-    let mut text = serde_json::to_string_pretty(figures).unwrap_or_default();
-    text.push('\n');
-    fs::write(path, text).during(|| path.display().to_string())
 }
 
 /// Prints the table and the ratios below it.

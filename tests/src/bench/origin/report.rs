@@ -2,15 +2,10 @@
 
 #![allow(clippy::print_stdout, reason = "the benchmark speaks to a person")]
 
-use std::fs;
-use std::path::Path;
-
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::figures::Figures;
 use super::options::Options;
-use crate::testkit::Result;
-use crate::testkit::error::Context;
 
 /// One step of the run.
 pub(super) fn say(what: &str) {
@@ -26,16 +21,6 @@ pub(super) fn announce(options: &Options) {
         options.connections,
         options.store
     ));
-}
-
-/// Writes the figures as JSON.
-pub(super) fn write(figures: &Figures, path: &Path) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-    }
-    let mut text = serde_json::to_string_pretty(figures).unwrap_or_default();
-    text.push('\n');
-    fs::write(path, text).during(|| path.display().to_string())
 }
 
 /// Prints both registries beside each other, and the rest below.
