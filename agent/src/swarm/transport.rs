@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod contract;
+mod handle;
 pub mod libp2p;
 mod link;
 pub mod memory;

@@ -22,19 +22,18 @@ use ::libp2p::multiaddr::Protocol;
 use ::libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use ::libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
 use ::libp2p::{Multiaddr, PeerId};
-use bytes::Bytes;
 use futures::StreamExt;
-use longshore_proto::rpc::swarm as swarm_rpc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::behaviour::{Behaviour, ConnectionOpened};
+use super::handle::Handle;
 use super::link::Stop;
 use super::session;
 use super::table::{Attempt, Dial, Table};
-use super::{DownReason, EVENTS_MAX, SendError, Transport, TransportConfig, TransportEvent};
+use super::{DownReason, EVENTS_MAX, Transport, TransportConfig, TransportEvent};
 
 /// For the listener to name the port that it got.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,7 +67,7 @@ pub async fn start(
     let (events, receiver) = mpsc::channel(EVENTS_MAX);
     let local = *swarm.local_peer_id();
     let table = Table::new(local, config, events, shutdown.clone());
-    let transport = Arc::new(Libp2pTransport { table: table.clone(), addr });
+    let transport = Arc::new(Handle::new(table.clone(), addr, |_, payload| payload));
     let network = Network {
         swarm,
         table,
@@ -136,43 +135,6 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addr: SocketAddr) -> Result<Socket
 pub fn multiaddr(addr: SocketAddr) -> Multiaddr {
     let ip: IpAddr = addr.ip();
     Multiaddr::from(ip).with(Protocol::Tcp(addr.port()))
-}
-
-/// The handle.
-#[derive(Debug)]
-struct Libp2pTransport {
-    table: Arc<Table>,
-    addr: SocketAddr,
-}
-
-impl Transport for Libp2pTransport {
-    fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.table.dial(peer, addresses);
-    }
-
-    fn disconnect(&self, peer: PeerId) {
-        self.table.disconnect(peer);
-    }
-
-    fn send_control(
-        &self,
-        peer: PeerId,
-        message: swarm_rpc::ControlMessage,
-    ) -> Result<(), SendError> {
-        self.table.send_control(peer, message)
-    }
-
-    fn send_piece(&self, peer: PeerId, id: u64, payload: Bytes) -> Result<(), SendError> {
-        self.table.send_piece(peer, id, payload)
-    }
-
-    fn cancel_piece(&self, peer: PeerId, id: u64) {
-        self.table.cancel_piece(peer, id);
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        self.addr
-    }
 }
 
 /// The network task.

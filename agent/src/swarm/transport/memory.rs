@@ -13,18 +13,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::libp2p::{Multiaddr, PeerId};
+use ::libp2p::PeerId;
 use bytes::Bytes;
-use longshore_proto::rpc::swarm as swarm_rpc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::pipe::Pipes;
+use super::handle::Handle;
 use super::link::Stop;
 use super::session;
 use super::table::{Attempt, Dial, Table};
-use super::{DownReason, EVENTS_MAX, SendError, Transport, TransportConfig, TransportEvent};
+use super::{DownReason, EVENTS_MAX, Transport, TransportConfig, TransportEvent};
 
 /// Connections that a node has yet to take up.
 const INCOMING_MAX: usize = 64;
@@ -86,8 +86,11 @@ impl Network {
             SocketAddr::new(Ipv4Addr::LOCALHOST.into(), state.made)
         };
         let table = Table::new(peer, config, events, shutdown.clone());
-        let transport =
-            MemoryTransport { table: table.clone(), addr, faults: self.shared.faults.subscribe() };
+        let faults = self.shared.faults.subscribe();
+        let transport = Handle::new(table.clone(), addr, move |to, payload: Bytes| {
+            let is_corrupt = faults.borrow().corrupt.contains(&(peer, to));
+            if is_corrupt { corrupted(&payload) } else { payload }
+        });
         let node = Node { network: self.clone(), table, arrivals, tasks: JoinSet::new() };
         let task = tokio::spawn(node.run(shutdown));
         (Arc::new(transport), receiver, task)
@@ -148,46 +151,6 @@ impl Network {
         let incoming = Incoming { peer: from, pipes: far };
         node.try_send(incoming).map_err(|_| unreachable())?;
         Ok(near)
-    }
-}
-
-/// The handle.
-#[derive(Debug)]
-struct MemoryTransport {
-    table: Arc<Table>,
-    addr: SocketAddr,
-    faults: watch::Receiver<Faults>,
-}
-
-impl Transport for MemoryTransport {
-    fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.table.dial(peer, addresses);
-    }
-
-    fn disconnect(&self, peer: PeerId) {
-        self.table.disconnect(peer);
-    }
-
-    fn send_control(
-        &self,
-        peer: PeerId,
-        message: swarm_rpc::ControlMessage,
-    ) -> Result<(), SendError> {
-        self.table.send_control(peer, message)
-    }
-
-    fn send_piece(&self, peer: PeerId, id: u64, payload: Bytes) -> Result<(), SendError> {
-        let is_corrupt = self.faults.borrow().corrupt.contains(&(self.table.local, peer));
-        let payload = if is_corrupt { corrupted(&payload) } else { payload };
-        self.table.send_piece(peer, id, payload)
-    }
-
-    fn cancel_piece(&self, peer: PeerId, id: u64) {
-        self.table.cancel_piece(peer, id);
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        self.addr
     }
 }
 
