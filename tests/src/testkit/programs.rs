@@ -115,6 +115,13 @@ impl Programs {
         })
     }
 
+    /// Debian 13's oras: a client that knows artifacts and referrers.
+    pub fn oras(&self) -> Result<PathBuf> {
+        let apt = Apt::new(&self.cache, Suite::Trixie)?;
+        let package = apt.candidate("oras")?;
+        Ok(apt.unpacked(&package)?.join("usr/bin/oras"))
+    }
+
     /// A static busybox: what the lab's small images run.
     pub fn busybox(&self) -> Result<PathBuf> {
         Ok(self.bookworm("busybox-static")?.join("bin/busybox"))

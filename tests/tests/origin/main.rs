@@ -2,6 +2,7 @@
 //! loopback: no namespaces, no root, one file per theme.
 
 mod client;
+mod clients;
 mod collect;
 mod conformance;
 mod contract;
