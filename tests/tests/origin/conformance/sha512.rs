@@ -60,6 +60,34 @@ pub(super) async fn the_last_chunk_may_close_the_upload(repository: &Repository)
     answers_with(repository, &blob).await;
 }
 
+/// "Pushing a blob in chunks": 416 out of order, the closing PUT's chunk included, and the upload
+/// goes on.
+pub(super) async fn chunks_out_of_order_are_416(repository: &Repository) {
+    let blob = layer(3000);
+    let upload = repository.begin().await;
+    repository.patch(&upload, 1000, &blob.bytes[1000..2000]).await.is(416);
+    let upload = repository.patch(&upload, 0, &blob.bytes[..2000]).await.is(202).location();
+    for (from, status) in [(1000, 416), (2001, 416), (2000, 201)] {
+        let put = repository.at(Method::PUT, with_query(&upload, "digest", &blob.digest));
+        let put = put.header("content-range", format!("{from}-2999"));
+        answer(put.body(blob.bytes[from..].to_vec())).await.is(status);
+    }
+    answers_with(repository, &blob).await;
+}
+
+/// "Pulling blobs": RFC 9110, 14.1.2
+pub(super) async fn a_part_of_a_blob_is_pulled_by_its_range(repository: &Repository) {
+    let blob = layer(2048);
+    repository.push(&blob).await;
+    let path = format!("blobs/{}", blob.digest);
+    for (range, from, to) in [("bytes=500-1499", 500, 1500), ("bytes=-500", 1548, 2048)] {
+        let got = answer(repository.request(Method::GET, &path).header("range", range)).await;
+        assert!(got.is(206).body == blob.bytes[from..to], "{range}");
+    }
+    let outside = repository.request(Method::GET, &path).header("range", "bytes=5000-10000");
+    answer(outside).await.is(416);
+}
+
 /// Bytes that are not the digest's are refused, and the upload can still be closed.
 pub(super) async fn other_bytes_are_refused(repository: &Repository) {
     let (blob, other) = (layer(5000), layer(10));
