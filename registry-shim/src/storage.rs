@@ -24,6 +24,7 @@ mod note;
 mod open;
 mod pointer;
 mod presign;
+mod progress;
 mod project;
 mod referrer;
 mod rehash;
@@ -62,6 +63,7 @@ pub use open::{Bucket, InvalidStorageUrl, OpenError, OpenedStore, StorageUrl};
 pub(crate) use pointer::COMMIT_MS;
 pub use pointer::Pointer;
 pub use presign::{Presigned, Presigner};
+pub use progress::Progress;
 pub use project::{InvalidProject, Project};
 pub use referrer::Referrer;
 pub use segment::{Segment, SegmentWriter};
@@ -70,7 +72,7 @@ pub use standing::{Standing, StoreState};
 pub use sweep::{Branch, Keys, RepositoryKey, Seen};
 pub use tag::TagRecord;
 pub(crate) use upload::SESSION_MS;
-pub use upload::{Appender, Progress, Session, UploadError, Verified};
+pub use upload::{Appender, Session, UploadError, Verified};
 
 /// Blobs read at once for their hash states: each costs a core and the store's bandwidth, which
 /// pulls need more.

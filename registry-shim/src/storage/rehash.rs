@@ -7,7 +7,7 @@ use longshore_proto::Algorithm;
 use longshore_proto::piece::ChainHasher;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::upload::ProgressRecord;
+use super::progress::ProgressRecord;
 use super::{Pointer, Progress, Session, Storage, StorageError, encode, layout};
 
 impl Storage {

@@ -4,12 +4,11 @@
 mod charge;
 mod compose;
 mod contract;
-mod counting;
 mod crash;
 pub(crate) mod faulty;
 mod races;
 mod rotation;
-mod stalling;
+mod spy;
 mod stories;
 mod support;
 mod upload;

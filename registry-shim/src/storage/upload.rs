@@ -6,17 +6,17 @@
 //! reference and the membership; the session is deleted after them. An upload ends once, see
 //! [`super::ending`]. An expired session is unknown.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use longshore_proto::piece::{ChainHasher, HashedBlob, SavedChain};
+use longshore_proto::piece::{ChainHasher, HashedBlob};
 use longshore_proto::{Algorithm, Digest, RepositoryName};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::progress::ProgressRecord;
 use super::{
-    Note, Pointer, RECORD_VERSION, Segment, SegmentWriter, Storage, StorageError, encode, layout,
+    Note, Pointer, Progress, RECORD_VERSION, Segment, SegmentWriter, Storage, StorageError, encode,
+    layout,
 };
 
 /// How long an upload may take: a day.
@@ -31,16 +31,6 @@ pub struct Session {
     pub id: Uuid,
     /// Where the blob goes.
     pub repository: RepositoryName,
-}
-
-/// What has arrived of an upload.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    segments: Vec<Segment>,
-    /// How many of them the session knows; those after are this request's own.
-    saved: usize,
-    hasher: ChainHasher,
-    note: Option<Note>,
 }
 
 /// An upload whose bytes are what its client says, and which is visible nowhere yet.
@@ -92,99 +82,6 @@ struct SessionRecord {
     actor: String,
     algorithm: String,
     expires_at_ms: u64,
-}
-
-/// Byte strings as base64: JSON's numbers would make them four times as long.
-#[derive(Serialize, Deserialize)]
-pub(super) struct ProgressRecord {
-    v: u32,
-    segments: Vec<Segment>,
-    algorithm: String,
-    chain: String,
-    tail: String,
-    total: u64,
-    states: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    note: Option<Note>,
-}
-
-impl Progress {
-    /// Nothing yet.
-    pub fn new(algorithm: Algorithm) -> Self {
-        let hasher = ChainHasher::new(algorithm);
-        Self { segments: Vec::new(), saved: 0, hasher, note: None }
-    }
-
-    /// Bytes that have arrived.
-    pub const fn offset(&self) -> u64 {
-        self.hasher.total()
-    }
-
-    /// Of the hash that is kept as bytes arrive.
-    pub const fn algorithm(&self) -> Algorithm {
-        self.hasher.algorithm()
-    }
-
-    /// Of the bytes that have arrived, with the algorithm that the upload began with.
-    pub fn digest(&self) -> Digest {
-        self.hasher.clone().finish().digest
-    }
-
-    /// What its keeper noted at the end of the last request.
-    pub const fn note(&self) -> Option<&Note> {
-        self.note.as_ref()
-    }
-
-    pub(super) fn segments(&self) -> &[Segment] {
-        &self.segments
-    }
-
-    /// Adds what a request brought.
-    pub(super) fn push(&mut self, segment: Option<Segment>) {
-        self.segments.extend(segment);
-    }
-
-    /// Takes the last segments out: their bytes come back in another one, which is the request's own.
-    pub(super) fn take_last(&mut self, count: usize) -> Vec<Segment> {
-        let stays = self.segments.len() - count;
-        self.saved = self.saved.min(stays);
-        self.segments.split_off(stays)
-    }
-
-    pub(super) fn with_hasher(self, hasher: ChainHasher) -> Self {
-        Self { hasher, ..self }
-    }
-}
-
-impl ProgressRecord {
-    pub(super) fn of(progress: &Progress) -> Self {
-        let saved = progress.hasher.save();
-        Self {
-            v: RECORD_VERSION,
-            segments: progress.segments.clone(),
-            algorithm: saved.algorithm,
-            chain: STANDARD.encode(saved.chain),
-            tail: STANDARD.encode(saved.tail),
-            total: saved.total,
-            states: STANDARD.encode(saved.states),
-            note: progress.note.clone(),
-        }
-    }
-
-    pub(super) fn into_progress(self, key: &Path) -> Result<Progress, StorageError> {
-        let corrupt = |reason: &str| StorageError::corrupt(key, reason);
-        let bytes = |text: &str| STANDARD.decode(text).map_err(|_| corrupt("no base64"));
-        let saved = SavedChain {
-            chain: bytes(&self.chain)?,
-            tail: bytes(&self.tail)?,
-            states: bytes(&self.states)?,
-            algorithm: self.algorithm,
-            total: self.total,
-        };
-        let hasher = ChainHasher::restore(saved).ok_or_else(|| corrupt("no hash state"))?;
-        let (saved, segments) = (self.segments.len(), self.segments);
-        Ok(Progress { saved, segments, hasher, note: self.note })
-    }
 }
 
 impl Appender {
@@ -322,6 +219,7 @@ impl Storage {
         if progress.offset() == from {
             return Ok(progress);
         }
+        self.shed_states(&mut progress).await?;
         if self.write_progress(session, from, &progress).await? {
             progress.saved = progress.segments.len();
             return Ok(progress);
@@ -378,8 +276,8 @@ impl Storage {
         progress: Progress,
         claimed: &Digest,
     ) -> Result<Verified, UploadError> {
-        let Progress { segments, saved, hasher, note: _ } = progress;
-        let hashed = match self.hashed_as(claimed.algorithm(), &segments, hasher).await {
+        let Progress { segments, saved, hasher, shed, note: _ } = progress;
+        let hashed = match self.hashed_as(claimed.algorithm(), &segments, hasher, &shed).await {
             // Whoever cancelled the upload meanwhile took its bytes.
             Err(StorageError::Corrupt { .. }) => return Err(UploadError::Raced),
             hashed => hashed?,
@@ -432,11 +330,13 @@ impl Storage {
         algorithm: Algorithm,
         segments: &[Segment],
         hasher: ChainHasher,
+        shed: &[Segment],
     ) -> Result<HashedBlob, StorageError> {
         let size = hasher.total();
         let hashed = hasher.finish();
         if hashed.digest.algorithm() == algorithm {
-            return Ok(hashed);
+            let states = self.gather_states(shed, hashed.states).await?;
+            return Ok(HashedBlob { states, ..hashed });
         }
         let pointer = Pointer { generation: String::new(), size, segments: segments.to_vec() };
         self.hash(algorithm, &pointer).await

@@ -103,7 +103,7 @@ async fn a_store_that_stands_still_is_given_up() {
     let key = Arc::new(SigningKey::generate().0);
     let store = Arc::new(InMemory::new());
     let digest = push_in_requests(&storage(store.clone(), &key), &content(1000), &[400]).await;
-    let standing_still = Arc::new(super::stalling::StallingStore(store.clone()));
+    let standing_still = Arc::new(super::spy::SpyStore::stalling(store.clone()));
     let subject = Subject::new(storage(standing_still, &key), store);
     let before = subject.stored("").await;
     assert_eq!(subject.compose(&digest, &go()).await.unwrap(), Composed::Stopped);

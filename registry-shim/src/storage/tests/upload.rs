@@ -1,8 +1,9 @@
 //! Uploads that end, on a store that refuses a second Create and on one that overwrites.
 
+use longshore_proto::piece::ChainHasher;
 use object_store::memory::InMemory;
 
-use super::counting::CountingStore;
+use super::spy::SpyStore;
 use super::*;
 use crate::storage::{Capabilities, Session, UploadError, layout};
 
@@ -29,6 +30,17 @@ async fn send(storage: &Storage, session: &Session, bytes: &Bytes) -> Progress {
     storage.save_upload(session, appender).await.unwrap()
 }
 
+/// One small segment less than are joined; the upload as it stands then.
+async fn send_seven(storage: &Storage, session: &Session, content: &Bytes) -> Progress {
+    for chunk in content[..700].chunks(100) {
+        send(storage, session, &Bytes::copy_from_slice(chunk)).await;
+    }
+    let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
+    let (_, progress) = found.unwrap();
+    assert_eq!(progress.segments().len(), 7);
+    progress
+}
+
 async fn is_whole(storage: &Storage, content: &Bytes) {
     let pointer = storage.pointer(&sha256(content)).await.unwrap().unwrap();
     assert!(read(storage, &pointer, None).await == content);
@@ -38,7 +50,7 @@ async fn is_whole(storage: &Storage, content: &Bytes) {
 async fn a_thousand_tiny_chunks_cost_what_a_thousand_chunks_must() {
     const CHUNKS: u64 = 1000;
     const CHUNK: usize = 1024;
-    let (store, key) = (Arc::new(CountingStore::default()), Arc::new(SigningKey::generate().0));
+    let (store, key) = (Arc::new(SpyStore::default()), Arc::new(SigningKey::generate().0));
     let storage = storage(store.clone(), &key);
     let (session, content) = (begin(&storage).await, content(CHUNKS as usize * CHUNK));
     for chunk in content.chunks(CHUNK) {
@@ -62,15 +74,42 @@ async fn a_thousand_tiny_chunks_cost_what_a_thousand_chunks_must() {
 }
 
 #[tokio::test]
+async fn the_hash_states_of_a_large_upload_are_not_repeated_in_every_progress() {
+    const CHUNK: usize = 5 * 1024 * 1024;
+    // States of more than 64 MiB.
+    const CHUNKS: usize = 14;
+    let [storage, _] = both();
+    let (session, chunk) = (begin(&storage).await, content(CHUNK));
+    let mut hasher = ChainHasher::new(Algorithm::Sha256);
+    for _ in 0..CHUNKS {
+        send(&storage, &session, &chunk).await;
+        hasher.update(&chunk);
+    }
+    let hashed = hasher.finish();
+    let records = storage.keys(&layout::upload_progresses(session.id)).await.unwrap();
+    let last = storage.read(records.last().unwrap()).await.unwrap().unwrap();
+    assert!(last.len() < 4096, "{} bytes where the states alone have {}", last.len(), 8960);
+
+    let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
+    let (_, progress) = found.unwrap();
+    let mut sha512 = ChainHasher::new(Algorithm::Sha512);
+    (0..CHUNKS).for_each(|_| sha512.update(&chunk));
+    for _ in 0..2 {
+        // Read again, and then found as it was kept.
+        let rehashed = storage.rehash(&session, progress.clone(), Algorithm::Sha512).await;
+        assert_eq!(rehashed.unwrap().digest(), sha512.clone().finish().digest);
+    }
+    let digest = hashed.digest;
+    let committed = storage.commit(&repository(), Some(&session), progress, &digest).await;
+    let list = storage.piece_list(&digest, &committed.unwrap()).await.unwrap();
+    assert!(list.states() == hashed.states, "the kept states are others");
+}
+
+#[tokio::test]
 async fn who_comes_with_an_older_progress_finds_its_bytes() {
     for storage in both() {
         let (session, content) = (begin(&storage).await, content(1000));
-        for chunk in content[..700].chunks(100) {
-            send(&storage, &session, &Bytes::copy_from_slice(chunk)).await;
-        }
-        let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
-        let (_, older) = found.unwrap();
-        assert_eq!(older.segments().len(), 7);
+        let older = send_seven(&storage, &session, &content).await;
         // Joined, and then two requests end the upload at once: whoever looked it up before wins.
         let newer = send(&storage, &session, &content.slice(700..800)).await;
         assert_eq!(newer.segments().len(), 1);
@@ -87,11 +126,7 @@ async fn who_comes_with_an_older_progress_finds_its_bytes() {
 async fn of_two_who_join_the_same_segments_at_most_one_counts() {
     for storage in both() {
         let (session, content) = (begin(&storage).await, content(800));
-        for chunk in content[..700].chunks(100) {
-            send(&storage, &session, &Bytes::copy_from_slice(chunk)).await;
-        }
-        let found = storage.upload(session.id, &repository(), ACTOR, NOW_MS).await.unwrap();
-        let (_, seven) = found.unwrap();
+        let seven = send_seven(&storage, &session, &content).await;
         let saves = [seven.clone(), seven].map(|progress| async {
             let mut appender = storage.append(progress);
             appender.write(content.slice(700..)).await.unwrap();
