@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::error::{LabError, Result};
+use super::error::{Context as _, LabError, Result};
 use super::host::Host;
 use super::metrics::Metrics;
 use super::process::Process;
@@ -34,7 +34,12 @@ impl Registry {
 
     /// As [`Registry::start`], with settings of the caller's over the lab's.
     pub async fn start_with(host: &Host, settings: &Settings) -> Result<Self> {
-        let (line, environment) = command(host, settings)?;
+        Self::start_from(host, settings, "").await
+    }
+
+    /// As [`Registry::start_with`], with a configuration file: for lists of tables.
+    pub async fn start_from(host: &Host, settings: &Settings, file: &str) -> Result<Self> {
+        let (line, environment) = command_from(host, settings, file)?;
         let process = host.start("registry", line, environment)?;
         let ready = format!("http://{ADMIN}/readyz");
         until("the registry's readiness", READY_DEADLINE, async || {
@@ -93,8 +98,13 @@ impl Registry {
 
 /// The command line and the environment that start a registry on this host.
 pub fn command(host: &Host, settings: &Settings) -> Result<CommandLine> {
+    command_from(host, settings, "")
+}
+
+fn command_from(host: &Host, settings: &Settings, file: &str) -> Result<CommandLine> {
     let (binary, configuration) =
         (own_binary("longshore-registry")?, empty_file(host, "registry.toml")?);
+    std::fs::write(&configuration, file).during(|| text(configuration.clone()))?;
     let line = [text(binary), "serve".to_owned(), "--config".to_owned(), text(configuration)];
     Ok((line.to_vec(), with_defaults(host, settings).environment()))
 }
@@ -113,7 +123,7 @@ fn with_defaults(host: &Host, settings: &Settings) -> Settings {
 
 async fn signing_keys(host: &Host, settings: &Settings) -> Result<String> {
     let binary = own_binary("longshore-registry")?;
-    let configuration = empty_file(host, "registry.toml")?;
+    let configuration = empty_file(host, "keys.toml")?;
     let mut run = host.command(binary).args(["keys", "show", "--config"]).arg(configuration);
     for (key, value) in with_defaults(host, settings).environment() {
         run = run.env(key, value);

@@ -3,6 +3,7 @@
 //! They need root and say so in one line; none is skipped. Each test has its own lab; `harness`
 //! bounds how many run at once and prints the logs of a lab whose test failed.
 
+mod auth;
 mod bad_start;
 mod crash;
 mod harness;
