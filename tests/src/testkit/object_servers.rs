@@ -64,6 +64,10 @@ pub struct ObjectServer {
     /// `http://ADDRESS:PORT`
     endpoint: String,
     credentials: Vec<(String, String)>,
+    /// Program and arguments, and its environment.
+    line: Vec<String>,
+    envs: Vec<(String, String)>,
+    ready: &'static str,
 }
 
 /// How a server is started on given ports.
@@ -109,18 +113,10 @@ impl ObjectServer {
     }
 
     async fn try_start(site: &Site, kind: Kind, plan: Plan) -> Result<Self> {
-        let process = site.start(kind.name(), plan.line, plan.envs)?;
-        let (endpoint, credentials) = (plan.endpoint, plan.credentials);
-        let server = Self { process, kind, endpoint, credentials };
-        let url = format!("{}{}", server.endpoint, plan.ready);
-        until(&format!("{} answers", kind.name()), READY_DEADLINE, async || {
-            server.process.check_alive()?;
-            Ok(match site.request(reqwest::Method::GET, &url, Vec::new()).await {
-                Ok(_) => Seen::Yes(()),
-                Err(failed) => Seen::NotYet(failed.to_string()),
-            })
-        })
-        .await?;
+        let Plan { line, envs, ready, endpoint, credentials } = plan;
+        let process = site.start(kind.name(), line.clone(), envs.clone())?;
+        let server = Self { process, kind, endpoint, credentials, line, envs, ready };
+        server.answers(site, &server.process).await?;
         match kind {
             Kind::Garage => garage::bucket_is_there(site, &server).await?,
             Kind::Moto => moto::make_bucket(site, &server).await?,
@@ -129,6 +125,26 @@ impl ObjectServer {
             Kind::Gcs => {}
         }
         Ok(server)
+    }
+
+    async fn answers(&self, site: &Site, process: &Process) -> Result<()> {
+        let url = format!("{}{}", self.endpoint, self.ready);
+        until(&format!("{} answers", self.kind.name()), READY_DEADLINE, async || {
+            process.check_alive()?;
+            Ok(match site.request(reqwest::Method::GET, &url, Vec::new()).await {
+                Ok(_) => Seen::Yes(()),
+                Err(failed) => Seen::NotYet(failed.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Starts its program once more on the same ports and data, after it was killed; it runs for as
+    /// long as what is returned. What a server keeps in memory is gone.
+    pub async fn start_again(&self, site: &Site) -> Result<Process> {
+        let process = site.start(self.kind.name(), self.line.clone(), self.envs.clone())?;
+        self.answers(site, &process).await?;
+        Ok(process)
     }
 
     /// Which it is.

@@ -1,9 +1,10 @@
-//! Two regions on two S3 servers, of which one stands still and comes back.
+//! Two regions on two S3 servers, of which one goes away and comes back.
 
 use std::time::Duration;
 
 use longshore_tests::testkit::error::LabError;
-use longshore_tests::testkit::object_servers::{Kind, ObjectServer};
+use longshore_tests::testkit::object_servers::ObjectServer;
+use longshore_tests::testkit::process::Process;
 use longshore_tests::testkit::wait::{Seen, until};
 use longshore_tests::testkit::{Backend, Loopback, Origin, Result, Settings, Site};
 use reqwest::Method;
@@ -59,11 +60,62 @@ pub(crate) async fn replicated(origin: &Origin) -> Result<()> {
     .await
 }
 
-async fn survives(stage: &Stage) -> Result<()> {
+/// How a store goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outage {
+    /// It takes connections and says nothing.
+    StandsStill,
+    /// It is gone, and connections are refused.
+    Killed,
+}
+
+impl Outage {
+    async fn begin(self, server: &ObjectServer) -> Result<()> {
+        match self {
+            Self::StandsStill => server.process().signal(Signal::STOP),
+            Self::Killed => server.process().kill().await.map(|_| ()),
+        }
+    }
+
+    /// What is returned runs the server from then on.
+    async fn end(self, server: &ObjectServer, site: &Site) -> Result<Option<Process>> {
+        match self {
+            Self::StandsStill => server.process().signal(Signal::CONT).map(|()| None),
+            Self::Killed => server.start_again(site).await.map(Some),
+        }
+    }
+}
+
+/// The tag's digest, and whether the answer says that it may be old.
+async fn tagged(client: &Client) -> Result<(String, bool)> {
+    let head = client.send(Method::HEAD, &format!("/v2/{REPOSITORY}/manifests/latest")).await?;
+    assert_eq!(head.status(), 200, "{head:?}");
+    let digest = crate::client::header(&head, "docker-content-digest")?;
+    Ok((digest, head.headers().contains_key("warning")))
+}
+
+/// An instance that starts without the primary serves what the replica has, and of what it does not
+/// find it says no more than it knows.
+async fn starts_in_the_outage(origin: &Origin, known: &str) -> Result<()> {
+    let text = readiness(origin).await?;
+    assert!(text.contains("region eu failed over to us"), "{text}");
+    let client = Client::new(origin)?;
+    assert_eq!(tagged(&client).await?, (known.to_owned(), true));
+    let absent = client.get(&format!("/v2/{REPOSITORY}/manifests/absent")).await?;
+    assert_eq!(absent.status(), 503, "{absent:?}");
+    crate::client::header(&absent, "retry-after")?;
+    let (digest, put) = client.push_manifest(REPOSITORY, "late", "late").await?;
+    assert_eq!(put.status(), 201);
+    let head = client.send(Method::HEAD, &format!("/v2/{REPOSITORY}/manifests/{digest}")).await?;
+    assert_eq!(head.status(), 200);
+    Ok(())
+}
+
+async fn survives(stage: &Stage, outage: Outage) -> Result<()> {
     let nothing = || LabError::Unexpected("no server behind the store".to_owned());
     let eu = stage.store.server().ok_or_else(nothing)?;
     let elsewhere = Loopback::start()?;
-    let us = ObjectServer::start(&Site::Loopback(elsewhere.clone()), Kind::Moto).await?;
+    let us = ObjectServer::start(&Site::Loopback(elsewhere.clone()), eu.kind()).await?;
     let mut settings = Settings::default();
     settings.set("cache.tag_fresh_ms", 0).set("regions.timeout_ms", 2000);
     let (loopback, store, file) = (&stage.loopback, &stage.store, regions(eu, &us));
@@ -75,7 +127,8 @@ async fn survives(stage: &Stage) -> Result<()> {
     assert_eq!(put.status(), 201);
     replicated(&origin).await?;
 
-    eu.process().signal(Signal::STOP)?;
+    assert_eq!(tagged(&client).await?, (before.to_string(), false));
+    outage.begin(eu).await?;
     let manifest = format!("/v2/{REPOSITORY}/manifests/latest");
     let read = tokio::time::timeout(PATIENCE, client.get(&manifest)).await;
     let read = read.map_err(|_| LabError::Unexpected("no answer in time".to_owned()))??;
@@ -94,21 +147,21 @@ async fn survives(stage: &Stage) -> Result<()> {
         last = digest;
     }
     let during = client.push_blob(REPOSITORY, &[b"pushed during the outage"]).await?;
-    let digest_of = async || {
-        let head = client.send(Method::HEAD, &manifest).await?;
-        crate::client::header(&head, "docker-content-digest")
-    };
-    assert_eq!(digest_of().await?, last.to_string());
+    assert_eq!(tagged(&client).await?, (last.to_string(), true));
+    let late = Origin::start_from(loopback, store, "late", &settings, &file).await?;
+    starts_in_the_outage(&late, &last.to_string()).await?;
 
-    eu.process().signal(Signal::CONT)?;
-    ready(&origin, "the return", |text| text == "ok\n").await?;
-    assert_eq!(digest_of().await?, last.to_string());
+    let _again = outage.end(eu, &Site::Loopback(loopback.clone())).await?;
+    for origin in [&origin, &late] {
+        ready(origin, "the return", |text| text == "ok\n").await?;
+    }
+    assert_eq!(tagged(&client).await?.0, last.to_string());
+    late.stop().await?;
     origin.stop().await?;
     // What the primary has is all that a registry without regions can see.
     let alone = Origin::start_with(loopback, store, "alone", &Settings::default()).await?;
     let client = Client::new(&alone)?;
-    let read = client.send(Method::HEAD, &manifest).await?;
-    assert_eq!(crate::client::header(&read, "docker-content-digest")?, last.to_string());
+    assert_eq!(tagged(&client).await?, (last.to_string(), false));
     for blob in [blob, during] {
         let head = client.send(Method::HEAD, &format!("/v2/{REPOSITORY}/blobs/{blob}")).await?;
         assert_eq!(head.status(), 200, "{blob}");
@@ -117,6 +170,16 @@ async fn survives(stage: &Stage) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_stands_still_is_survived_and_gets_what_it_missed() {
-    on(Backend::Moto, survives).await;
+async fn a_moto_that_stands_still_is_survived_and_gets_what_it_missed() {
+    on(Backend::Moto, async |stage| survives(stage, Outage::StandsStill).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_garage_that_stands_still_is_survived_and_gets_what_it_missed() {
+    on(Backend::Garage, async |stage| survives(stage, Outage::StandsStill).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_garage_that_is_killed_is_survived_and_gets_what_it_missed() {
+    on(Backend::Garage, async |stage| survives(stage, Outage::Killed).await).await;
 }
