@@ -12,7 +12,7 @@ use longshore_settings::{Kind, Setting, SettingsError};
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::containerd::{InvalidNamespace, Namespace};
+use crate::containerd::{InvalidMirrored, Mirrored, Namespace};
 
 mod raw;
 
@@ -84,7 +84,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "containerd.registries",
         Kind::List,
-        "namespaces that get a hosts.toml [origin.url's host:port]",
+        "namespaces that get a hosts.toml; NAME=PREFIX where the origin fronts another registry \
+         [origin.url's host:port]",
     ),
     setting("swarm.listen", Kind::Text, "where peers reach this node [0.0.0.0:7770]"),
     setting(
@@ -174,7 +175,7 @@ pub struct ContainerdConfig {
     /// containerd's `config_path`.
     pub hosts_dir: PathBuf,
     /// Whose pulls go through the mirror.
-    pub registries: Vec<Namespace>,
+    pub registries: Vec<Mirrored>,
 }
 
 /// `swarm.*`
@@ -319,12 +320,22 @@ fn log(raw: raw::Log) -> Result<LogConfig, SettingsError> {
     Ok(LogConfig { filter: raw.filter, format: raw.format })
 }
 
-fn registries(given: &[String], origin: &Url) -> Result<Vec<Namespace>, SettingsError> {
-    let invalid = |error: InvalidNamespace| bad("containerd.registries", error.to_string());
+fn registries(given: &[String], origin: &Url) -> Result<Vec<Mirrored>, SettingsError> {
+    let key = "containerd.registries";
     if given.is_empty() {
-        return Ok(vec![Namespace::of_origin(origin).map_err(invalid)?]);
+        let own = Namespace::of_origin(origin).map_err(|error| bad(key, error.to_string()))?;
+        return Ok(vec![own.into()]);
     }
-    given.iter().map(|name| name.parse().map_err(invalid)).collect()
+    let parse = |name: &String| {
+        name.parse().map_err(|error: InvalidMirrored| bad(key, format!("{name}: {error}")))
+    };
+    let all = given.iter().map(parse).collect::<Result<Vec<Mirrored>, _>>()?;
+    for (at, one) in all.iter().enumerate() {
+        if all[..at].iter().any(|other| other.name() == one.name()) {
+            return Err(bad(key, format!("{} is named twice", one.name())));
+        }
+    }
+    Ok(all)
 }
 
 fn address(key: &str, text: &str) -> Result<SocketAddr, SettingsError> {

@@ -4,10 +4,12 @@
 //! containerd for anything and starts no task.
 
 mod hosts;
+mod mirrored;
 mod namespace;
 mod secret;
 
 pub(crate) use hosts::reachable;
 pub use hosts::{Hosts, HostsError, MirrorHost, WrittenHosts, remove_ours};
+pub use mirrored::{InvalidMirrored, Mirrored};
 pub use namespace::{InvalidNamespace, Namespace};
 pub use secret::MirrorSecret;

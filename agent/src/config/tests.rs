@@ -50,6 +50,8 @@ fn every_value_that_can_not_work_is_refused_by_name() {
         ("mirror.stall_timeout_ms", "0"),
         ("mirror.open", "perhaps"),
         ("containerd.registries", "../../etc"),
+        ("containerd.registries", "_default=hub"),
+        ("containerd.registries", "docker.io,docker.io=hub"),
         ("containerd.hosts_dir", "relative"),
         ("swarm.advertise", "0.0.0.0:7770"),
         ("store.path", "relative"),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
-use super::{MirrorSecret, Namespace};
+use super::{MirrorSecret, Mirrored, Namespace};
 
 /// First line of every file that an agent wrote.
 const MARKER: &str = "# Written by longshore-agent, which removes it when it stops. Do not edit.";
@@ -39,7 +39,7 @@ pub struct MirrorHost {
 #[derive(Clone, Debug)]
 pub struct Hosts {
     directory: PathBuf,
-    registries: Vec<Namespace>,
+    registries: Vec<Mirrored>,
 }
 
 /// Why hosts.toml can not be written: one line with the key.
@@ -63,7 +63,7 @@ pub struct WrittenHosts {
 
 impl Hosts {
     /// Files below `directory` for these registries.
-    pub const fn new(directory: PathBuf, registries: Vec<Namespace>) -> Self {
+    pub const fn new(directory: PathBuf, registries: Vec<Mirrored>) -> Self {
         Self { directory, registries }
     }
 
@@ -71,14 +71,15 @@ impl Hosts {
     pub fn write(&self, mirror: &MirrorHost) -> Result<WrittenHosts, HostsError> {
         let mut outcome = WrittenHosts::default();
         for registry in &self.registries {
-            if let Some(path) = self.foreign(registry)? {
-                outcome.foreign.push((registry.clone(), path));
+            let name = registry.name();
+            if let Some(path) = self.foreign(name)? {
+                outcome.foreign.push((name.clone(), path));
                 continue;
             }
-            let home = self.directory.join(&registry.directories()[0]);
+            let home = self.directory.join(&name.directories()[0]);
             let text = text(registry, mirror);
             place(&self.directory, &home, &text).map_err(|source| at(&home, source))?;
-            outcome.written.push(registry.clone());
+            outcome.written.push(name.clone());
         }
         Ok(outcome)
     }
@@ -178,7 +179,7 @@ fn write_secret(path: &Path, text: &str) -> io::Result<()> {
 
 /// The file's text. Never `skip_verify`, `ca` or `client` for the mirror: containerd 1.7 and later
 /// would then try TLS first and silently skip it.
-fn text(registry: &Namespace, mirror: &MirrorHost) -> String {
+fn text(registry: &Mirrored, mirror: &MirrorHost) -> String {
     let host = reachable(mirror.address);
     let mut text = format!("{MARKER}\n");
     if let Some(server) = server(registry, &mirror.origin) {
@@ -189,13 +190,22 @@ fn text(registry: &Namespace, mirror: &MirrorHost) -> String {
         let value = secret.authorization();
         text += &format!("  [host.\"http://{host}\".header]\n    Authorization = \"{value}\"\n");
     }
+    if registry.is_fronted() {
+        // The origin knows it by the `ns` that containerd sends along; then comes the registry.
+        let origin = mirror.origin.as_str().trim_end_matches('/');
+        text += &format!("\n[host.\"{origin}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+    }
     text
 }
 
-/// Where containerd goes when the mirror does not serve: the registry itself. Every name in the
-/// configuration is one of the origin's, so it is spoken to as the origin is; over HTTPS containerd
-/// finds it without being told, and so it does for `_default`, which is no name.
-fn server(registry: &Namespace, origin: &Url) -> Option<String> {
+/// Where containerd goes when the mirror does not serve: the registry itself. A name of the
+/// origin's is spoken to as the origin is; over HTTPS containerd finds it without being told, and
+/// so it does for `_default`, which is no name, and for a registry that the origin fronts.
+fn server(registry: &Mirrored, origin: &Url) -> Option<String> {
+    if registry.is_fronted() {
+        return None;
+    }
+    let registry = registry.name();
     let named = registry.as_str();
     if Namespace::of_origin(origin).as_ref() == Ok(registry) {
         return Some(origin.as_str().trim_end_matches('/').to_owned());

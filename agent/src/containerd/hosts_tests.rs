@@ -64,6 +64,21 @@ fn another_name_of_the_origin_falls_back_to_that_name() {
 }
 
 #[test]
+fn a_fronted_registry_falls_back_to_the_origin_and_then_to_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let outcome = hosts(directory.path(), &["docker.io=hub"]).write(&mirror()).unwrap();
+    assert_eq!(outcome.written, ["docker.io".parse().unwrap()]);
+    let text = fs::read_to_string(directory.path().join("docker.io/hosts.toml")).unwrap();
+    let parsed: toml::Table = text.parse().unwrap();
+    assert!(!parsed.contains_key("server"), "{text}");
+    let (mirror, origin) = (text.find("http://127.0.0.1:777"), text.find("http://10.77.0.1:5000"));
+    assert!(mirror.is_some() && mirror < origin, "{text}");
+    let origin = &parsed["host"]["http://10.77.0.1:5000"];
+    assert_eq!(origin["capabilities"].as_array().unwrap().len(), 2);
+    assert!(origin.get("header").is_none(), "the mirror's secret is for the mirror: {text}");
+}
+
+#[test]
 fn somebody_elses_file_is_neither_touched_nor_shadowed() {
     for spelling in ["10.77.0.1_5000_", "10.77.0.1:5000"] {
         let directory = tempfile::tempdir().unwrap();

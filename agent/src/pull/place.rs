@@ -2,18 +2,15 @@
 
 use longshore_proto::RepositoryName;
 
-use crate::containerd::Namespace;
+use crate::containerd::Mirrored;
 
-/// Any registry.
-const ANY: &str = "_default";
-
-/// A repository of the origin. Origins that front other registries will have those here too.
+/// A repository of the origin; those of a registry that it fronts are under its prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place(RepositoryName);
 
-/// The names under which containerd knows the origin: `containerd.registries`.
+/// What containerd asks the mirror for: `containerd.registries`.
 #[derive(Clone, Debug)]
-pub struct Registries(Vec<Namespace>);
+pub struct Registries(Vec<Mirrored>);
 
 impl Place {
     /// A repository of the origin itself.
@@ -29,16 +26,17 @@ impl Place {
 
 impl Registries {
     /// These names.
-    pub const fn new(names: Vec<Namespace>) -> Self {
+    pub const fn new(names: Vec<Mirrored>) -> Self {
         Self(names)
     }
 
     /// The place of a repository at the registry that containerd names; `None` when that one is
     /// not served. A request without a name means the origin.
     pub fn place(&self, namespace: Option<&str>, repository: RepositoryName) -> Option<Place> {
-        let served =
-            |name: &str| self.0.iter().any(|known| known.as_str() == name || known.as_str() == ANY);
-        namespace.is_none_or(served).then_some(Place(repository))
+        let Some(name) = namespace else { return Some(Place(repository)) };
+        let named = self.0.iter().find(|known| known.name().as_str() == name);
+        let any = || self.0.iter().find(|known| known.name().is_default());
+        named.or_else(any)?.at_origin(repository).map(Place)
     }
 }
 
@@ -55,5 +53,21 @@ mod tests {
         assert!(place(&["10.0.0.1:5000"], Some("10.0.0.1:5000")) && place(&["a.example"], None));
         assert!(!place(&["10.0.0.1:5000"], Some("10.0.0.1")));
         assert!(place(&["_default"], Some("evil.example")));
+    }
+
+    #[test]
+    fn a_fronted_registry_is_never_taken_for_the_origin() {
+        let names = ["_default", "docker.io=hub", "quay.example=quay"];
+        let registries = Registries::new(names.map(|name| name.parse().unwrap()).to_vec());
+        let place = |namespace: Option<&str>| {
+            let place = registries.place(namespace, "library/web".parse().unwrap()).unwrap();
+            place.repository().to_string()
+        };
+        assert_eq!(place(Some("docker.io")), "hub/library/web");
+        assert_eq!(place(Some("quay.example")), "quay/library/web");
+        assert_eq!(
+            (place(Some("other.example")), place(None)),
+            ("library/web".into(), "library/web".into())
+        );
     }
 }

@@ -6,6 +6,7 @@
 mod auth;
 mod bad_start;
 mod crash;
+mod fronted;
 mod harness;
 mod install;
 mod lab;
