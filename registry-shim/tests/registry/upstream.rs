@@ -12,9 +12,11 @@ mod quota;
 mod relays;
 mod trust;
 
-use self::fake::Fake;
+use http::StatusCode;
+use longshore_proto::Digest;
 use longshore_registry::config::UpstreamRegistry;
 
+use self::fake::Fake;
 use crate::common::TestRegistry;
 
 /// A registry in front of `url`, under the prefix `hub` and the namespace `docker.io`.
@@ -38,4 +40,22 @@ async fn fronted(more: &str) -> (Fake, TestRegistry) {
     let fake = Fake::start().await;
     let registry = in_front_of(&fake.url(), more).await;
     (fake, registry)
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("/v2/hub/library/web/blobs/{digest}")
+}
+
+/// Fills that ended so.
+async fn fills(registry: &TestRegistry, outcome: &str) -> u64 {
+    let labels = format!("upstream=\"hub\",outcome=\"{outcome}\"");
+    registry.metric(&format!("longshore_registry_upstream_fills_total{{{labels}}}")).await
+}
+
+/// Whether the blob is in the repository, without asking the upstream.
+async fn is_kept(registry: &TestRegistry, fake: &Fake, digest: &Digest) -> bool {
+    fake.conduct(|conduct| conduct.status = Some((500, None)));
+    let got = registry.get(&blob_path(digest)).await.status();
+    fake.conduct(|conduct| conduct.status = None);
+    got == StatusCode::OK
 }

@@ -2,11 +2,10 @@
 
 use futures::future::join_all;
 use http::{Method, StatusCode};
-use longshore_proto::Digest;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 
 use super::fake::Fake;
-use super::{fronted, upstream};
+use super::{blob_path, fills, fronted, is_kept, upstream};
 use crate::common::{
     TestRegistry, content, content_length, header, refusal, refused, sha256, until,
 };
@@ -15,36 +14,19 @@ const MIB: usize = 1024 * 1024;
 /// What stays until the digest has matched.
 const WITHHELD: usize = 64 * 1024;
 
-fn path(digest: &Digest) -> String {
-    format!("/v2/hub/library/web/blobs/{digest}")
-}
-
-async fn fills(registry: &TestRegistry, outcome: &str) -> u64 {
-    let labels = format!("upstream=\"hub\",outcome=\"{outcome}\"");
-    registry.metric(&format!("longshore_registry_upstream_fills_total{{{labels}}}")).await
-}
-
-/// Whether the blob is in the repository, without asking the upstream.
-async fn is_kept(registry: &TestRegistry, fake: &Fake, digest: &Digest) -> bool {
-    fake.conduct(|conduct| conduct.status = Some((500, None)));
-    let got = registry.get(&path(digest)).await.status();
-    fake.conduct(|conduct| conduct.status = None);
-    got == StatusCode::OK
-}
-
 #[tokio::test]
 async fn a_blob_comes_through_and_is_kept() {
     let (fake, registry) = fronted("").await;
     for size in [0, 1, WITHHELD, WITHHELD + 1, 3 * MIB + 7] {
         let blob = content(size, 3);
         let digest = fake.put_blob(&blob);
-        let got = registry.get(&path(&digest)).await;
+        let got = registry.get(&blob_path(&digest)).await;
         assert_eq!((got.status(), content_length(&got)), (StatusCode::OK, size as u64));
         assert_eq!(header(&got, "docker-content-digest"), digest.to_string());
         assert!(got.bytes().await.unwrap() == blob);
         until("a fill is kept", async || fills(&registry, "kept").await > 0).await;
         until("the blob is kept", async || is_kept(&registry, &fake, &digest).await).await;
-        let again = registry.get(&path(&digest)).await;
+        let again = registry.get(&blob_path(&digest)).await;
         assert!(again.bytes().await.unwrap() == blob);
         let reads = fake.seen().into_iter().filter(|seen| seen.path.contains(&digest.to_string()));
         // Those during the outage are not reads of the body.
@@ -66,7 +48,7 @@ async fn many_clients_of_a_cold_blob_cost_one_read_and_bounded_memory() {
     let client = |at: usize| {
         let (registry, blob) = (&registry, &blob);
         async move {
-            let mut got = registry.get(&path(&digest)).await;
+            let mut got = registry.get(&blob_path(&digest)).await;
             assert_eq!((got.status(), content_length(&got)), (StatusCode::OK, 64 * MIB as u64));
             let (mut read, stops) = (0, if at < 20 { 64 * MIB } else { MIB });
             while read < stops
@@ -99,7 +81,7 @@ async fn bytes_leave_as_they_come_and_the_last_ones_after_the_digest() {
     let blob = content(2 * MIB, 4);
     let digest = fake.put_blob(&blob);
     fake.release(MIB);
-    let mut got = registry.get(&path(&digest)).await;
+    let mut got = registry.get(&blob_path(&digest)).await;
     assert_eq!(got.status(), StatusCode::OK);
     let mut whole = Vec::new();
     while whole.len() < MIB {
@@ -125,7 +107,12 @@ async fn any_range_of_a_growing_blob_can_be_read() {
     let digest = fake.put_blob(&blob);
     fake.release(MIB);
     let ranged = async |range: &str| {
-        registry.request(Method::GET, &path(&digest)).header(RANGE, range).send().await.unwrap()
+        registry
+            .request(Method::GET, &blob_path(&digest))
+            .header(RANGE, range)
+            .send()
+            .await
+            .unwrap()
     };
     let early = ranged("bytes=1000-200000").await;
     assert_eq!(early.status(), StatusCode::PARTIAL_CONTENT);
@@ -147,8 +134,8 @@ async fn the_first_client_may_hang_up() {
     let blob = content(MIB, 6);
     let digest = fake.put_blob(&blob);
     fake.release(100_000);
-    let first = registry.get(&path(&digest)).await;
-    let second = registry.get(&path(&digest)).await;
+    let first = registry.get(&blob_path(&digest)).await;
+    let second = registry.get(&blob_path(&digest)).await;
     drop(first);
     until("one reader is left", async || {
         registry.metric("longshore_registry_upstream_readers").await == 1
@@ -164,7 +151,7 @@ async fn with_no_reader_left_a_fill_goes_on_when_little_is_left() {
     let (fake, registry) = fronted("").await;
     let digest = fake.put_blob(&content(MIB, 7));
     fake.release(100_000);
-    drop(registry.get(&path(&digest)).await);
+    drop(registry.get(&blob_path(&digest)).await);
     until("no reader is left", async || {
         registry.metric("longshore_registry_upstream_readers").await == 0
     })
@@ -187,7 +174,7 @@ async fn with_no_reader_left_a_fill_ends_when_much_is_left() {
     let blob = content(4 * MIB, 8);
     let digest = fake.put_blob(&blob);
     fake.release(MIB);
-    drop(registry.get(&path(&digest)).await);
+    drop(registry.get(&blob_path(&digest)).await);
     until("no reader is left", async || {
         registry.metric("longshore_registry_upstream_readers").await == 0
     })
@@ -196,7 +183,7 @@ async fn with_no_reader_left_a_fill_ends_when_much_is_left() {
     until("a fill is abandoned", async || fills(&registry, "abandoned").await == 1).await;
     // Whoever comes later begins another.
     fake.release(usize::MAX);
-    assert!(registry.get(&path(&digest)).await.bytes().await.unwrap() == blob);
+    assert!(registry.get(&blob_path(&digest)).await.bytes().await.unwrap() == blob);
     assert_eq!(fake.count("GET", "/blobs/"), 2);
 }
 
@@ -210,7 +197,7 @@ async fn a_read_that_breaks_off_goes_on_where_it_stood() {
         });
         let blob = content(MIB, 10);
         let digest = fake.put_blob(&blob);
-        let got = registry.get(&path(&digest)).await;
+        let got = registry.get(&blob_path(&digest)).await;
         let got = got.bytes().await.unwrap();
         let differs = got.iter().zip(&blob).position(|(got, sent)| got != sent);
         assert_eq!((got.len(), differs), (blob.len(), None), "{:?}", fake.seen());
@@ -229,7 +216,7 @@ async fn bytes_of_another_digest_are_cut_before_their_end_and_never_kept() {
         let blob = content(size, 11);
         let digest = fake.put_blob(&blob);
         fake.conduct(|conduct| conduct.corrupt = true);
-        let mut got = registry.get(&path(&digest)).await;
+        let mut got = registry.get(&blob_path(&digest)).await;
         if size <= WITHHELD {
             assert_eq!(refusal(got).await, refused(502, "UNAVAILABLE"));
             assert!(!is_kept(&registry, &fake, &digest).await);
@@ -249,7 +236,7 @@ async fn bytes_of_another_digest_are_cut_before_their_end_and_never_kept() {
         fake.conduct(|conduct| conduct.corrupt = false);
         assert!(!is_kept(&registry, &fake, &digest).await);
         // The upstream has mended its ways: so has the answer.
-        let got = registry.get(&path(&digest)).await;
+        let got = registry.get(&blob_path(&digest)).await;
         assert!(got.bytes().await.unwrap() == blob);
     }
     assert_eq!(fills(&registry, "mismatch").await, 2);
@@ -260,11 +247,11 @@ async fn head_gives_the_size_and_fetches_nothing() {
     let (fake, registry) = fronted("").await;
     let digest = fake.put_blob(&content(MIB, 12));
     for _ in 0..3 {
-        let head = registry.head(&path(&digest)).await;
+        let head = registry.head(&blob_path(&digest)).await;
         assert_eq!((head.status(), content_length(&head)), (StatusCode::OK, MIB as u64));
     }
     assert_eq!((fake.count("HEAD", "/blobs/"), fake.count("GET", "/blobs/")), (1, 0));
-    let unknown = registry.head(&path(&sha256(b"nobody"))).await;
+    let unknown = registry.head(&blob_path(&sha256(b"nobody"))).await;
     assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
 }
 
@@ -274,10 +261,10 @@ async fn bytes_that_are_here_already_are_not_fetched_again_but_asked_for() {
     let blob = content(MIB, 13);
     let digest = registry.push_blob("own", &blob).await;
     // That another repository has it proves nothing.
-    let unknown = registry.get(&path(&digest)).await;
+    let unknown = registry.get(&blob_path(&digest)).await;
     assert_eq!(refusal(unknown).await, refused(404, "BLOB_UNKNOWN"));
     fake.put_blob(&blob);
-    let got = registry.get(&path(&digest)).await;
+    let got = registry.get(&blob_path(&digest)).await;
     assert!(got.bytes().await.unwrap() == blob);
     assert_eq!(fake.count("GET", "/blobs/"), 0);
     assert_eq!(fills(&registry, "mounted").await, 1);
@@ -294,7 +281,7 @@ async fn a_spool_that_cannot_be_used_is_an_error_before_the_head() {
     })
     .await;
     let digest = fake.put_blob(&content(MIB, 14));
-    let got = registry.get(&path(&digest)).await;
+    let got = registry.get(&blob_path(&digest)).await;
     assert_eq!(header(&got, "retry-after"), "2");
     assert_eq!(refusal(got).await, refused(503, "UNAVAILABLE"));
 }

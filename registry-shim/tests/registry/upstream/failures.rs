@@ -3,23 +3,13 @@
 
 use futures::future::join_all;
 use http::StatusCode;
-use longshore_proto::Digest;
 use longshore_registry::config::Config;
 
 use super::fake::Fake;
-use super::{fronted, upstream};
+use super::{blob_path, fills, fronted, is_kept, upstream};
 use crate::common::{TestRegistry, content, content_length, header, refusal, refused, until};
 
 const MIB: usize = 1024 * 1024;
-
-fn path(digest: &Digest) -> String {
-    format!("/v2/hub/library/web/blobs/{digest}")
-}
-
-async fn fills(registry: &TestRegistry, outcome: &str) -> u64 {
-    let labels = format!("upstream=\"hub\",outcome=\"{outcome}\"");
-    registry.metric(&format!("longshore_registry_upstream_fills_total{{{labels}}}")).await
-}
 
 async fn start(fake: &Fake, change: impl FnOnce(&mut Config)) -> TestRegistry {
     let _already = rustls::crypto::ring::default_provider().install_default();
@@ -30,14 +20,6 @@ async fn start(fake: &Fake, change: impl FnOnce(&mut Config)) -> TestRegistry {
         change(config);
     })
     .await
-}
-
-/// Whether it is here, without the upstream.
-async fn is_kept(registry: &TestRegistry, fake: &Fake, digest: &Digest) -> bool {
-    fake.conduct(|conduct| conduct.status = Some((500, None)));
-    let got = registry.get(&path(digest)).await.status();
-    fake.conduct(|conduct| conduct.status = None);
-    got == StatusCode::OK
 }
 
 /// Reads until the end or the break: what came, and whether it was all.
@@ -59,17 +41,17 @@ async fn a_blob_whose_length_nobody_says_comes_whole_is_verified_and_kept() {
         fake.conduct(|conduct| conduct.no_length = true);
         let blob = content(size, 1);
         let digest = fake.put_blob(&blob);
-        let head = registry.head(&path(&digest)).await;
+        let head = registry.head(&blob_path(&digest)).await;
         assert_eq!(head.status(), StatusCode::OK);
         assert!(!head.headers().contains_key("content-length"), "{size}");
         let all =
-            join_all((0..5).map(|_| async { read(registry.get(&path(&digest)).await).await }));
+            join_all((0..5).map(|_| async { read(registry.get(&blob_path(&digest)).await).await }));
         for (got, whole) in all.await {
             assert!(whole && got == blob, "{size}: {}", got.len());
         }
         assert_eq!(fake.count("GET", "/blobs/"), 1);
         until("it is kept", async || is_kept(&registry, &fake, &digest).await).await;
-        assert_eq!(content_length(&registry.get(&path(&digest)).await), size as u64);
+        assert_eq!(content_length(&registry.get(&blob_path(&digest)).await), size as u64);
     }
 }
 
@@ -83,7 +65,7 @@ async fn such_a_blob_leaves_as_it_comes_and_can_break_off_and_lie() {
     let blob = content(2 * MIB, 2);
     let digest = fake.put_blob(&blob);
     fake.release(MIB);
-    let mut got = registry.get(&path(&digest)).await;
+    let mut got = registry.get(&blob_path(&digest)).await;
     let mut whole = Vec::new();
     while whole.len() < MIB - 64 * 1024 {
         whole.extend_from_slice(&got.chunk().await.unwrap().unwrap());
@@ -96,7 +78,7 @@ async fn such_a_blob_leaves_as_it_comes_and_can_break_off_and_lie() {
     let other = content(2 * MIB, 3);
     let digest = fake.put_blob(&other);
     fake.conduct(|conduct| conduct.corrupt = true);
-    let (got, ended) = read(registry.get(&path(&digest)).await).await;
+    let (got, ended) = read(registry.get(&blob_path(&digest)).await).await;
     assert!(!ended && got.len() <= 2 * MIB - 64 * 1024, "{}", got.len());
     fake.conduct(|conduct| conduct.corrupt = false);
     assert!(!is_kept(&registry, &fake, &digest).await);
@@ -108,16 +90,16 @@ async fn a_length_that_lies_is_no_blob() {
     let blob = content(MIB, 4);
     let digest = fake.put_blob(&blob);
     fake.conduct(|conduct| conduct.longer = 10);
-    let (got, ended) = read(registry.get(&path(&digest)).await).await;
+    let (got, ended) = read(registry.get(&blob_path(&digest)).await).await;
     assert!(!ended && got.len() < MIB, "{}", got.len());
     fake.conduct(|conduct| conduct.longer = 0);
     // Shorter than it is: other bytes than the digest says.
     fake.replace_blob(&digest, &blob[..MIB - 10]);
-    let (got, ended) = read(registry.get(&path(&digest)).await).await;
+    let (got, ended) = read(registry.get(&blob_path(&digest)).await).await;
     assert!(!ended && got.len() <= MIB - 10 - 64 * 1024);
     assert!(!is_kept(&registry, &fake, &digest).await);
     fake.replace_blob(&digest, &blob);
-    assert_eq!(read(registry.get(&path(&digest)).await).await, (blob, true));
+    assert_eq!(read(registry.get(&blob_path(&digest)).await).await, (blob, true));
 }
 
 #[tokio::test]
@@ -128,7 +110,7 @@ async fn another_blob_behind_a_break_is_found_out() {
         let digest = fake.put_blob(&blob);
         fake.conduct(|conduct| conduct.cut_after = vec![400_000]);
         fake.release(300_000);
-        let got = registry.get(&path(&digest)).await;
+        let got = registry.get(&blob_path(&digest)).await;
         fake.replace_blob(&digest, &after);
         fake.release(usize::MAX);
         let (read, ended) = read(got).await;
@@ -145,23 +127,23 @@ async fn a_full_spool_is_told_at_once_and_the_others_go_on() {
     let (first, second) = (content(2 * MIB, 7), content(2 * MIB, 8));
     let (first_digest, second_digest) = (fake.put_blob(&first), fake.put_blob(&second));
     fake.release(MIB);
-    let growing = registry.get(&path(&first_digest)).await;
+    let growing = registry.get(&blob_path(&first_digest)).await;
     assert_eq!(growing.status(), StatusCode::OK);
-    let full = registry.get(&path(&second_digest)).await;
+    let full = registry.get(&blob_path(&second_digest)).await;
     assert_eq!(header(&full, "retry-after"), "2");
     assert_eq!(refusal(full).await, refused(507, "UNAVAILABLE"));
     fake.release(usize::MAX);
     assert_eq!(read(growing).await, (first, true));
     until("there is room again", async || {
-        registry.get(&path(&second_digest)).await.status() == StatusCode::OK
+        registry.get(&blob_path(&second_digest)).await.status() == StatusCode::OK
     })
     .await;
-    assert_eq!(read(registry.get(&path(&second_digest)).await).await, (second, true));
+    assert_eq!(read(registry.get(&blob_path(&second_digest)).await).await, (second, true));
 
     // One whose length nobody says finds out in the middle: its readers are cut, and told then.
     fake.conduct(|conduct| conduct.no_length = true);
     let endless = fake.put_blob(&content(4 * MIB, 9));
-    let (got, ended) = read(registry.get(&path(&endless)).await).await;
+    let (got, ended) = read(registry.get(&blob_path(&endless)).await).await;
     assert!(!ended && got.len() <= 3 * MIB);
     assert!(!is_kept(&registry, &fake, &endless).await);
 }
@@ -174,7 +156,7 @@ async fn a_store_that_fails_in_mid_blob_costs_the_keeping_alone() {
         let blob = content(size, 10);
         let digest = fake.put_blob(&blob);
         fake.release(size / 4);
-        let got = registry.get(&path(&digest)).await;
+        let got = registry.get(&blob_path(&digest)).await;
         assert_eq!(got.status(), StatusCode::OK);
         let data = registry.directory.path().join("store/data");
         let _ = std::fs::remove_dir_all(&data);
@@ -185,7 +167,7 @@ async fn a_store_that_fails_in_mid_blob_costs_the_keeping_alone() {
         assert!(!is_kept(&registry, &fake, &digest).await);
         // The store is well again.
         std::fs::remove_file(&data).unwrap();
-        assert_eq!(read(registry.get(&path(&digest)).await).await, (blob, true));
+        assert_eq!(read(registry.get(&blob_path(&digest)).await).await, (blob, true));
         until("it is kept", async || fills(&registry, "kept").await == 1).await;
     }
 }
@@ -197,7 +179,7 @@ async fn readers_finish_within_the_grace_of_a_shutdown() {
     let blob = content(2 * MIB, 11);
     let digest = fake.put_blob(&blob);
     fake.release(MIB);
-    let got = registry.get(&path(&digest)).await;
+    let got = registry.get(&blob_path(&digest)).await;
     registry.begin_shutdown();
     fake.release(usize::MAX);
     assert_eq!(read(got).await, (blob, true));
@@ -213,7 +195,7 @@ async fn a_blob_that_does_not_come_within_the_grace_is_cut_and_half_of_it_is_now
     let blob = content(12 * MIB, 12);
     let digest = fake.put_blob(&blob);
     fake.release(8 * MIB);
-    let got = registry.get(&path(&digest)).await;
+    let got = registry.get(&blob_path(&digest)).await;
     registry.begin_shutdown();
     let (read_bytes, ended) = read(got).await;
     assert!(!ended && read_bytes.len() <= 8 * MIB);
@@ -221,5 +203,5 @@ async fn a_blob_that_does_not_come_within_the_grace_is_cut_and_half_of_it_is_now
     let registry = registry.restart_with(|config| config.upstream.registry = vec![one]).await;
     assert!(!is_kept(&registry, &fake, &digest).await);
     fake.release(usize::MAX);
-    assert_eq!(read(registry.get(&path(&digest)).await).await, (blob, true));
+    assert_eq!(read(registry.get(&blob_path(&digest)).await).await, (blob, true));
 }

@@ -11,7 +11,7 @@ use object_store::local::LocalFileSystem;
 use reqwest::header::CONTENT_LENGTH;
 
 use super::fake::Fake;
-use super::upstream;
+use super::{blob_path, fills, upstream};
 use crate::common::{TestRegistry, content, image_manifest, until};
 
 const MIB: usize = 1024 * 1024;
@@ -43,15 +43,6 @@ async fn used(registry: &TestRegistry) -> u64 {
 async fn is_member(registry: &TestRegistry, digest: &Digest) -> bool {
     let web = "hub/library/web".parse().unwrap();
     storage(registry).is_member(&web, digest).await.unwrap()
-}
-
-async fn fills(registry: &TestRegistry, outcome: &str) -> u64 {
-    let labels = format!("upstream=\"hub\",outcome=\"{outcome}\"");
-    registry.metric(&format!("longshore_registry_upstream_fills_total{{{labels}}}")).await
-}
-
-fn blob_path(digest: &Digest) -> String {
-    format!("/v2/hub/library/web/blobs/{digest}")
 }
 
 async fn pull(registry: &TestRegistry, path: &str) -> Vec<u8> {

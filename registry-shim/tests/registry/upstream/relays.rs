@@ -29,6 +29,24 @@ async fn put(registry: &TestRegistry, location: &str, digest: Digest, body: Vec<
     registry.request(Method::PUT, &path).body(body).send().await.unwrap()
 }
 
+/// As [`patch`], taken; where the upload goes on.
+async fn patched(registry: &TestRegistry, location: &str, bytes: &[u8]) -> String {
+    let patched = patch(registry, location, bytes.to_vec()).await;
+    assert_eq!(patched.status(), StatusCode::ACCEPTED);
+    header(&patched, LOCATION.as_str())
+}
+
+/// An upload that has those bytes; where it goes on.
+async fn begun(registry: &TestRegistry, bytes: &[u8]) -> String {
+    let location = registry.begin_upload("hub/a").await;
+    patched(registry, &location, bytes).await
+}
+
+/// Requests of pushes that the upstream saw: those that open, bring bytes, and close.
+fn steps(fake: &Fake) -> (usize, usize, usize) {
+    (fake.count("POST", "/"), fake.count("PATCH", "/"), fake.count("PUT", "/"))
+}
+
 /// A body that ends when its sender says so.
 fn by_hand() -> (mpsc::Sender<Bytes>, reqwest::Body) {
     let (sender, receiver) = mpsc::channel(1);
@@ -76,10 +94,7 @@ async fn bytes_go_on_while_they_come_and_an_empty_request_closes() {
     assert_eq!(fake.blob(&sha256(&blob)), None);
     let location = header(&patched, LOCATION.as_str());
     assert_eq!(put(&registry, &location, sha256(&blob), Vec::new()).await.status(), 201);
-    assert_eq!(
-        (fake.count("POST", "/"), fake.count("PATCH", "/"), fake.count("PUT", "/")),
-        (1, 1, 1)
-    );
+    assert_eq!(steps(&fake), (1, 1, 1));
     assert_eq!((relays(&registry, "ok").await, fake.open_uploads()), (1, 0));
     assert_at_both(&fake, &registry, &blob).await;
 }
@@ -89,10 +104,7 @@ async fn one_request_of_many_bytes_goes_on_as_it_comes() {
     let (fake, registry) = fronted(PASS).await;
     let blob = content(3 * MIB, 2);
     let digest = registry.push_blob("hub/a", &blob).await;
-    assert_eq!(
-        (fake.count("POST", "/"), fake.count("PATCH", "/"), fake.count("PUT", "/")),
-        (1, 1, 1)
-    );
+    assert_eq!(steps(&fake), (1, 1, 1));
     assert_at_both(&fake, &registry, &blob).await;
     // What the upstream has is not sent again.
     let path = format!("/v2/hub/a/blobs/uploads/?digest={digest}");
@@ -104,19 +116,12 @@ async fn one_request_of_many_bytes_goes_on_as_it_comes() {
 async fn another_instance_goes_on_with_what_was_passed_on() {
     let (fake, registry) = fronted(PASS).await;
     let blob = content(2 * MIB, 3);
-    let location = registry.begin_upload("hub/a").await;
-    let patched = patch(&registry, &location, blob[..MIB].to_vec()).await;
-    let location = header(&patched, LOCATION.as_str());
+    let location = begun(&registry, &blob[..MIB]).await;
     let one = upstream(&fake.url(), PASS);
     let registry = registry.restart_with(|config| config.upstream.registry = vec![one]).await;
-    let patched = patch(&registry, &location, blob[MIB..].to_vec()).await;
-    assert_eq!(patched.status(), StatusCode::ACCEPTED);
-    let location = header(&patched, LOCATION.as_str());
+    let location = patched(&registry, &location, &blob[MIB..]).await;
     assert_eq!(put(&registry, &location, sha256(&blob), Vec::new()).await.status(), 201);
-    assert_eq!(
-        (fake.count("POST", "/"), fake.count("PATCH", "/"), fake.count("PUT", "/")),
-        (1, 2, 1)
-    );
+    assert_eq!(steps(&fake), (1, 2, 1));
     assert_at_both(&fake, &registry, &blob).await;
 }
 
@@ -124,9 +129,7 @@ async fn another_instance_goes_on_with_what_was_passed_on() {
 async fn an_upload_that_stands_elsewhere_than_it_should_is_not_gone_on_with() {
     let (fake, registry) = fronted(PASS).await;
     let blob = content(2 * MIB, 12);
-    let location = registry.begin_upload("hub/a").await;
-    let patched = patch(&registry, &location, blob[..MIB].to_vec()).await;
-    let location = header(&patched, LOCATION.as_str());
+    let location = begun(&registry, &blob[..MIB]).await;
     fake.lose_uploaded(1);
     let patched = patch(&registry, &location, blob[MIB..].to_vec()).await;
     assert_eq!(patched.status(), StatusCode::ACCEPTED);
@@ -188,18 +191,14 @@ async fn a_client_that_breaks_off_and_goes_on_loses_nothing() {
 async fn what_is_not_its_digest_is_visible_nowhere_and_taken_back() {
     let (fake, registry) = fronted(PASS).await;
     let blob = content(2 * MIB, 6);
-    let location = registry.begin_upload("hub/a").await;
-    let patched = patch(&registry, &location, blob.clone()).await;
-    let location = header(&patched, LOCATION.as_str());
+    let location = begun(&registry, &blob).await;
     assert_eq!(fake.open_uploads(), 1);
     let refusal_of = refusal(put(&registry, &location, sha256(b"other"), Vec::new()).await).await;
     assert_eq!(refusal_of, refused(400, "DIGEST_INVALID"));
     until("the upload there is cancelled", async || fake.open_uploads() == 0).await;
     assert_eq!((fake.count("PUT", "/"), fake.blob(&sha256(&blob))), (0, None));
     // The client's own end.
-    let location = registry.begin_upload("hub/a").await;
-    let patched = patch(&registry, &location, blob).await;
-    let location = header(&patched, LOCATION.as_str());
+    let location = begun(&registry, &blob).await;
     assert_eq!(fake.open_uploads(), 1);
     assert_eq!(registry.delete(&location).await.status(), StatusCode::NO_CONTENT);
     until("that one too", async || fake.open_uploads() == 0).await;
@@ -214,15 +213,11 @@ async fn a_token_that_ends_between_two_requests_is_fetched_anew() {
     };
     bearer("first");
     let blob = content(3 * MIB, 7);
-    let location = registry.begin_upload("hub/a").await;
-    let patched = patch(&registry, &location, blob[..MIB].to_vec()).await;
+    let location = begun(&registry, &blob[..MIB]).await;
     assert_eq!(relays(&registry, "ok").await, 1);
     bearer("second");
-    let location = header(&patched, LOCATION.as_str());
-    let patched = patch(&registry, &location, blob[MIB..].to_vec()).await;
-    assert_eq!(patched.status(), StatusCode::ACCEPTED);
+    let location = patched(&registry, &location, &blob[MIB..]).await;
     bearer("third");
-    let location = header(&patched, LOCATION.as_str());
     assert_eq!(put(&registry, &location, sha256(&blob), Vec::new()).await.status(), 201);
     fake.conduct(|conduct| conduct.bearer = None);
     // The opening, that which was refused with the old token, and none for want of a new one.
@@ -291,9 +286,7 @@ async fn an_upstream_that_does_not_close_in_time_goes_on_and_its_client_comes_ba
     .await;
     fake.conduct(|conduct| conduct.never_closes = true);
     let blob = content(2 * MIB, 11);
-    let location = registry.begin_upload("hub/a").await;
-    let patched = patch(&registry, &location, blob.clone()).await;
-    let location = header(&patched, LOCATION.as_str());
+    let location = begun(&registry, &blob).await;
     let late = put(&registry, &location, sha256(&blob), Vec::new()).await;
     assert_eq!(header(&late, "retry-after"), "10");
     assert_eq!(refusal(late).await, refused(503, "UNAVAILABLE"));
