@@ -94,6 +94,11 @@ async fn a_push_through_the_registry_is_at_docker_registry() {
         let got = there.get(&format!("/v2/team/app/blobs/{chunked}")).await?;
         let got = got.bytes().await.map_err(|error| lost(&error))?;
         assert_eq!(Digest::of(Algorithm::Sha256, &got), chunked);
+        // All that came in chunks went on as it came.
+        let relays = "longshore_registry_upstream_relays_total";
+        let metrics = origin.metrics().await?;
+        let passed_on = metrics.sum_with(relays, "outcome", "ok");
+        assert!(passed_on >= 2 && passed_on == metrics.sum(relays), "{passed_on} of all");
         // What it refuses, its client is told: a manifest of blobs that it does not have.
         let manifest = json!({
             "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": [],
