@@ -418,6 +418,12 @@ impl Standing for Home {
         }
     }
 
+    fn delete_on_primary<'a>(self: Arc<Self>, key: &'a Path) -> BoxFuture<'a, Result<()>> {
+        let delete =
+            async move { self.write_primary(key, 0, self.primary.store.delete(key)).await };
+        Box::pin(delete)
+    }
+
     fn presign<'a>(&'a self, pointer: &'a Pointer) -> BoxFuture<'a, Option<Presigned>> {
         Box::pin(self.presigned(pointer))
     }

@@ -4,9 +4,11 @@
 //! layout does (immutable tags, exact quota, collection) asks here first.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use longshore_proto::RepositoryName;
+use object_store::path::Path;
 
 use super::{Capabilities, Pointer, Presigned};
 
@@ -54,6 +56,12 @@ pub trait Standing: Debug + Send + Sync {
     /// Whether something of `repository` may have been acknowledged that cannot be read now:
     /// then its absence is no answer.
     fn may_lack(&self, repository: &RepositoryName) -> bool;
+
+    /// Deletes on the primary store or, where it does not take that now, not at all.
+    fn delete_on_primary<'a>(
+        self: Arc<Self>,
+        key: &'a Path,
+    ) -> BoxFuture<'a, object_store::Result<()>>;
 
     /// A URL of the blob's bytes at a store that clients reach.
     fn presign<'a>(&'a self, pointer: &'a Pointer) -> BoxFuture<'a, Option<Presigned>>;

@@ -97,13 +97,21 @@ impl Storage {
         }
     }
 
-    /// Deletes within a time, so that it comes to effect now or not at all.
+    /// Deletes within a time, so that it comes to effect now or not at all, and never on a replica
+    /// alone: what was decided by the primary's listings holds there.
     ///
     /// # Errors
     /// Also when it took too long: then nobody knows.
     pub async fn remove(&self, key: &Path) -> Result<(), StorageError> {
-        match tokio::time::timeout(DELETE_TIMEOUT, self.delete(key)).await {
-            Ok(deleted) => deleted.map(|_| ()),
+        let delete = async {
+            match &self.standing {
+                Some(standing) => standing.clone().delete_on_primary(key).await,
+                None => self.store.delete(key).await,
+            }
+        };
+        match tokio::time::timeout(DELETE_TIMEOUT, delete).await {
+            Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(StorageError::Contended),
         }
     }

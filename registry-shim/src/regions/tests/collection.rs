@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::gc::{Collector, GcError, GcMetrics, Options, Report, collect_now_and_then};
-use crate::storage::{Clock, GRACE_MIN_MS, SystemClock};
+use crate::storage::{Clock, GRACE_MIN_MS, Item, Keys, SystemClock};
 
 /// Longer than every grace.
 const LONG_MS: u64 = 100 * GRACE_MIN_MS;
@@ -118,6 +118,27 @@ async fn a_collection_waits_while_its_home_is_failed_over() {
         collect(storage, graces).await.unwrap();
     }
     assert!(!storage.is_member(&repository(), &garbage).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_the_primary_does_not_take_is_not_made_on_the_replica() {
+    let world = World::new();
+    let process = world.process().await;
+    let storage = process.storage();
+    let garbage = litter(storage, &repository()).await;
+    process.mend().await;
+    // It fails, and nobody has noticed yet.
+    world.eu.set(Mode::Failing);
+    assert!(process.home().state().is_primary());
+    let key = Keys::item(&repository(), Item::Blob(garbage));
+    storage.remove(&key).await.unwrap_err();
+    assert!(world.replica().is_member(&repository(), &garbage).await.unwrap());
+    world.eu.set(Mode::Up);
+    process.recover().await;
+    assert!(storage.is_member(&repository(), &garbage).await.unwrap());
+    storage.remove(&key).await.unwrap();
+    process.mend().await;
+    assert!(!world.replica().is_member(&repository(), &garbage).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
