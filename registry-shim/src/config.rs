@@ -26,6 +26,8 @@ pub use regions::{Region, Regions};
 pub use storage::Storage;
 pub use upstream::{PushMode, Upstream, UpstreamRegistry};
 
+use crate::StartError;
+
 /// Read when `--config` names no file; may be missing.
 pub const DEFAULT_FILE: &str = "/etc/longshore/registry.toml";
 
@@ -187,6 +189,22 @@ pub struct Identity {
     pub signing_key_file: PathBuf,
     /// The next key before a rotation's change, the one before after it.
     pub accepted_key_files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// What no setting shows by itself.
+    ///
+    /// # Errors
+    /// With the key that is wrong beside another one.
+    pub fn check(&self) -> Result<(), StartError> {
+        let regions = self.regions.region.iter().map(|region| &region.storage);
+        let outlives = |storage: &Storage| u64::from(storage.redirect_expiry_s) > self.gc.grace_s;
+        if std::iter::once(&self.storage).chain(regions).any(outlives) {
+            let message = format!("more than gc.grace_s, {}: its bytes may go", self.gc.grace_s);
+            return Err(StartError::Config { key: "storage.redirect_expiry_s", message });
+        }
+        Ok(())
+    }
 }
 
 /// `[join]`

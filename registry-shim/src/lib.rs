@@ -128,6 +128,7 @@ impl Instance {
     }
 
     async fn start_with(config: &Config, stores: Stores) -> Result<Self, StartError> {
+        config.check()?;
         let keys = load_keys(config, true)?;
         let metrics = Metrics::new();
         let auth = Auth::new(&keys.all(), &config.auth, &config.join, metrics.auth.clone())?;

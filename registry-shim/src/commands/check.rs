@@ -40,7 +40,10 @@ pub fn command() -> Command {
 /// Looks at everything; fails when anything does.
 #[allow(clippy::print_stdout, reason = "the table is this command's output")]
 pub async fn run(matches: &ArgMatches, config: &Config) -> Result<(), Failure> {
-    let mut rows = vec![Row::ok("configuration", "every key is known")];
+    let mut rows = vec![match config.check() {
+        Ok(()) => Row::ok("configuration", "every key is known"),
+        Err(error) => Row::fail("configuration", error),
+    }];
     rows.extend(local::rows(config));
     rows.extend(remote::rows(config).await);
     if matches.get_flag("json") {

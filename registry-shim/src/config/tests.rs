@@ -120,3 +120,13 @@ fn the_packages_template_names_every_setting_with_its_default() {
     assert_eq!(format!("{written:?}"), format!("{:?}", Config::default()));
     assert_eq!(format!("{:?}", load(TEMPLATE, &[]).unwrap()), format!("{written:?}"));
 }
+
+#[test]
+fn a_redirect_may_not_outlive_the_bytes_it_leads_to() {
+    let flags = ["--storage-redirect-expiry-s", "7201", "--gc-grace-s", "7200"];
+    let error = load("", &flags).unwrap().check().unwrap_err().to_string();
+    assert!(error.contains("storage.redirect_expiry_s") && error.contains("7200"), "{error}");
+    load("", &[]).unwrap().check().unwrap();
+    let region = "[[regions.region]]\nname = \"a\"\nstorage.redirect_expiry_s = 7201\n";
+    load(region, &["--gc-grace-s", "7200"]).unwrap().check().unwrap_err();
+}
